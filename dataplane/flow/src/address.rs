@@ -129,11 +129,8 @@ mod tests {
     #[test]
     fn sum_is_the_sum_of_words() {
         for word in [0, 1, u64::MAX, 0x0001_0002_0003_0004, 0xffff_0000_ffff_1234] {
-            let expected: u32 = (0..4)
-                .map(|i| (word >> (16 * i)) as u16)
-                .map(u32::from)
-                .sum();
-            assert_eq!(sum_u64(word), expected);
+            let expected = (0..4).map(|i| (word >> (16 * i)) & 0xffff).sum::<u64>();
+            assert_eq!(u64::from(sum_u64(word)), expected);
         }
     }
 

@@ -186,7 +186,7 @@ mod tests {
                         Step::Restart => "Restart".to_owned(),
                     })
                     .collect();
-                matrix.push_str(&format!("{state:?} {direction:?}: {}\n", cells.join(" ")));
+                matrix += &format!("{state:?} {direction:?}: {}\n", cells.join(" "));
             }
         }
         let expected = "\
