@@ -1,1 +1,65 @@
-//! Skeleton.
+//! One compiled generation: everything a lcore looks up to decide about a packet, immutable once published.
+//!
+//! What it is: ports with their NAT pools, the service map, pools with Maglev tables and schedules, backends, the
+//! rule classifier, the mirrored routes, neighbours and local addresses. What it is not: flow state, counters, or
+//! anything that knows documents or netlink; [`Config`] is plain data that the node agent fills in.
+//!
+//! Entry point: [`build`] turns a [`Config`] and the running [`Generation`] into the next one, and [`Publisher`] hands
+//! it to the lcores. Invariants:
+//!
+//! - Unchanged parts keep the same `Arc`: a health flap or a MAC change rebuilds no rules, routes or Maglev tables of
+//!   other pools.
+//! - An id that was valid in a generation is in bounds in every later one built on it for backends and adjacencies;
+//!   readers still bounds-check every id that a flow remembers.
+//! - [`Generation::epoch`] moves exactly when something changed that a flow remembers ([`build`] says what).
+//! - Building allocates and may take milliseconds: it runs off the lcores. Lookups neither allocate nor panic, and
+//!   the free of a retired generation happens in [`Publisher::reclaim`], never on a lcore.
+#![forbid(unsafe_code)]
+
+mod build;
+mod config;
+mod generation;
+mod local;
+mod lpm;
+mod maglev;
+mod neighbours;
+mod pool;
+mod port;
+mod publish;
+mod routes;
+mod rules;
+mod schedule;
+mod services;
+
+pub use build::{BuildError, build};
+pub use config::{
+    Algorithm, Config, MirroredNeighbour, MirroredRoute, PoolBackend, PoolConfig, PortRange,
+    RouteTarget, Rule,
+};
+pub use generation::Generation;
+pub use local::{AddressKind, Announcement, LocalAddresses};
+pub use maglev::{Maglev, Member};
+pub use neighbours::{Adjacency, AdjacencyState, Neighbours};
+pub use pool::{Backend, BackendState, Balancer, Pool};
+pub use port::{NatPool, PartialChecksums, PortTable};
+pub use publish::{Publisher, Reader};
+pub use routes::{Route, Routes};
+pub use rules::{Action, RuleMatch, Rules};
+pub use schedule::Schedule;
+pub use services::{Affinity, Mode, Service, Services, Timeouts};
+
+/// Index of a port in [`Generation::ports`].
+pub type PortId = u16;
+/// Index of a service in the configuration and in [`Services`].
+pub type ServiceId = u16;
+/// Index of a pool in [`Generation::pools`].
+pub type PoolId = u16;
+/// Slot of a backend in [`Generation::backends`], stable across generations.
+pub type BackendId = u16;
+/// Index of a next hop in [`Generation::adjacencies`], stable across generations of one epoch.
+pub type AdjacencyId = u16;
+/// Index of a rule in the configuration.
+pub type RuleId = u16;
+
+/// "None" for every id.
+pub const NONE: u16 = u16::MAX;

@@ -1,0 +1,69 @@
+//! The one pointer that lcores follow.
+
+use std::sync::Arc;
+
+use crate::{
+    Adjacency, AdjacencyId, Backend, BackendId, Config, LocalAddresses, Neighbours, Pool, PoolId,
+    PortId, PortTable, Routes, Rules, Services,
+};
+
+/// A revision compiled for this node. Immutable; parts that did not change are shared with the previous one.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// Counts generations on this node, from 1.
+    pub id: u64,
+    /// The revision of the configuration that this was built from; several generations may share one.
+    pub revision: u64,
+    /// What a flow compares with the value that it remembers; never 0. See [`crate::build`] for when it moves.
+    pub epoch: u16,
+    /// Ports of this node that the lcores drive.
+    pub ports: Arc<[PortTable]>,
+    /// Service map.
+    pub services: Arc<Services>,
+    /// Pools by [`PoolId`].
+    pub pools: Arc<[Pool]>,
+    /// Backends by slot. A slot without a backend is [`crate::BackendState::Gone`].
+    pub backends: Arc<[Backend]>,
+    /// Rule classifier.
+    pub rules: Arc<Rules>,
+    /// Routes mirrored from the kernel.
+    pub routes: Arc<Routes>,
+    /// Next hops by [`AdjacencyId`].
+    pub adjacencies: Arc<[Adjacency]>,
+    /// From (port, address) to the next hop.
+    pub neighbours: Arc<Neighbours>,
+    /// Which addresses are ours, and whose.
+    pub local: Arc<LocalAddresses>,
+}
+
+impl Generation {
+    /// The generation of an empty configuration: punts and drops, forwards nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        crate::build(&Config::default(), None).expect("an empty configuration always builds")
+    }
+
+    /// The port, if the id is in bounds.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortTable> {
+        self.ports.get(usize::from(id))
+    }
+
+    /// The pool, if the id is in bounds.
+    #[inline]
+    pub fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.get(usize::from(id))
+    }
+
+    /// The backend, if the id is in bounds.
+    #[inline]
+    pub fn backend(&self, id: BackendId) -> Option<&Backend> {
+        self.backends.get(usize::from(id))
+    }
+
+    /// The next hop, if the id is in bounds.
+    #[inline]
+    pub fn adjacency(&self, id: AdjacencyId) -> Option<&Adjacency> {
+        self.adjacencies.get(usize::from(id))
+    }
+}

@@ -1,0 +1,193 @@
+//! The service map: which service, if any, a destination belongs to.
+
+use core::net::IpAddr;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use march_wire::tuple::{Address, IpPrefix};
+
+use crate::{BuildError, NONE, PoolId, ServiceId};
+
+/// How a service's packets are rewritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Source and destination: backends see an address of ours and need nothing.
+    #[default]
+    FullNat,
+    /// Destination only: backends see the client and route back through us.
+    Nat,
+}
+
+/// What decides on the backend of a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Affinity {
+    /// Both addresses, both ports and the protocol.
+    #[default]
+    FiveTuple,
+    /// The source address alone.
+    SourceIp,
+}
+
+/// How long a silent flow is remembered, milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete.
+    pub syn_ms: u32,
+    /// TCP established.
+    pub established_ms: u32,
+    /// TCP after the first FIN.
+    pub closing_ms: u32,
+    /// UDP.
+    pub udp_ms: u32,
+    /// ICMP queries.
+    pub icmp_ms: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            syn_ms: 30_000,
+            established_ms: 3_600_000,
+            closing_ms: 60_000,
+            udp_ms: 60_000,
+            icmp_ms: 10_000,
+        }
+    }
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Name, for reports.
+    pub name: Box<str>,
+    /// VIP: an address or a prefix.
+    pub address: IpPrefix,
+    /// 6 (TCP) or 17 (UDP).
+    pub protocol: u8,
+    /// Lowest port.
+    pub first_port: u16,
+    /// Highest port, included.
+    pub last_port: u16,
+    /// Its backends.
+    pub pool: PoolId,
+    /// How packets are rewritten.
+    pub mode: Mode,
+    /// What decides on the backend.
+    pub affinity: Affinity,
+    /// How long silent flows live.
+    pub timeouts: Timeouts,
+}
+
+impl Service {
+    fn is_exact(&self) -> bool {
+        self.address.is_host() && self.first_port == self.last_port
+    }
+}
+
+/// Every service, and how to find one.
+#[derive(Debug)]
+pub struct Services {
+    services: Arc<[Service]>,
+    /// One address, one port. The standard library's random `SipHash`: keys come from strangers.
+    exact: HashMap<(IpAddr, u8, u16), ServiceId>,
+    /// Prefixes and port ranges, longest prefix first; few.
+    wide: Box<[ServiceId]>,
+}
+
+impl Services {
+    /// Compiles services; fails when two claim the same address, protocol and port with equally long prefixes.
+    pub(crate) fn new(services: &Arc<[Service]>) -> Result<Self, BuildError> {
+        refuse_overlap(services)?;
+        let mut exact = HashMap::new();
+        let mut wide: Vec<ServiceId> = Vec::new();
+        for (id, service) in (0..).zip(&**services) {
+            if service.is_exact() {
+                let key = (
+                    service.address.address(),
+                    service.protocol,
+                    service.first_port,
+                );
+                exact.insert(key, id);
+            } else {
+                wide.push(id);
+            }
+        }
+        wide.sort_by_key(|id| core::cmp::Reverse(services[usize::from(*id)].address.length()));
+        Ok(Self {
+            services: Arc::clone(services),
+            exact,
+            wide: wide.into(),
+        })
+    }
+
+    /// The service that `destination`, `protocol` and `port` belong to. An exact one wins over a wide one, a longer
+    /// prefix over a shorter one.
+    #[inline]
+    pub fn lookup<A: Address>(&self, destination: A, protocol: u8, port: u16) -> Option<ServiceId> {
+        let address: IpAddr = destination.into();
+        if let Some(id) = self.exact.get(&(address, protocol, port)) {
+            return Some(*id);
+        }
+        self.wide.iter().copied().find(|id| {
+            let service = &self.services[usize::from(*id)];
+            service.protocol == protocol
+                && service.first_port <= port
+                && port <= service.last_port
+                && service.address.contains(address)
+        })
+    }
+
+    /// The service. Panics if `id` is not one that [`Services::lookup`] of the same generation returned.
+    #[inline]
+    pub fn get(&self, id: ServiceId) -> &Service {
+        &self.services[usize::from(id)]
+    }
+
+    /// How many there are; ids are below it.
+    pub fn len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    pub(crate) fn source(&self) -> &Arc<[Service]> {
+        &self.services
+    }
+}
+
+/// Two services overlap when they have the same prefix, the same protocol and a port in common.
+fn refuse_overlap(services: &[Service]) -> Result<(), BuildError> {
+    if services.len() >= usize::from(NONE) {
+        return Err(BuildError::TooMany {
+            what: "services",
+            count: services.len(),
+        });
+    }
+    let mut order: Vec<&Service> = services.iter().collect();
+    order.sort_by_key(|service| {
+        let prefix = service.address;
+        (
+            prefix.address(),
+            prefix.length(),
+            service.protocol,
+            service.first_port,
+        )
+    });
+    // Sorted by first port: the range that reaches furthest so far is the only one that the next can run into.
+    let mut furthest: Option<&Service> = None;
+    for service in order {
+        let same = furthest
+            .filter(|other| other.address == service.address && other.protocol == service.protocol);
+        if let Some(other) = same.filter(|other| service.first_port <= other.last_port) {
+            return Err(BuildError::ServiceOverlap {
+                first: other.name.clone(),
+                second: service.name.clone(),
+            });
+        }
+        furthest = Some(service);
+    }
+    Ok(())
+}
