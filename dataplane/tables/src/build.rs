@@ -416,3 +416,6 @@ fn pools(config: &Config, previous: Option<&Generation>) -> Arc<[Pool]> {
         None => pools,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@
 //!   the free of a retired generation happens in [`Publisher::reclaim`], never on a lcore.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod build;
 mod config;
 mod generation;

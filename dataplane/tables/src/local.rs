@@ -35,7 +35,7 @@ pub struct Announcement {
 /// Addresses of this node.
 #[derive(Debug, Default)]
 pub struct LocalAddresses {
-    /// Keyed by the standard library's random SipHash: destinations come from strangers.
+    /// Keyed by the standard library's random `SipHash`: destinations come from strangers.
     kinds: HashMap<IpAddr, AddressKind>,
     /// VIPs that are prefixes; few.
     prefixes: Box<[IpPrefix]>,

@@ -38,7 +38,7 @@ const _: () = assert!(core::mem::offset_of!(Adjacency, rewrite) == 0);
 /// The key of every adjacency, and the way back.
 #[derive(Clone, Debug, Default)]
 pub struct Neighbours {
-    /// Keyed by the standard library's random SipHash: an attacker who can make the kernel learn neighbours cannot
+    /// Keyed by the standard library's random `SipHash`: an attacker who can make the kernel learn neighbours cannot
     /// choose collisions.
     ids: HashMap<(PortId, IpAddr), AdjacencyId>,
     keys: Vec<(PortId, IpAddr)>,

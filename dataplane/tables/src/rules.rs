@@ -177,14 +177,14 @@ struct Parts<N> {
 impl<N: Number> Parts<N> {
     #[inline]
     fn matches(&self, probe: &Probe<N>) -> bool {
-        any(&self.sources, probe.source)
-            && any(&self.destinations, probe.destination)
-            && any(&self.source_ports, probe.source_port)
-            && any(&self.destination_ports, probe.destination_port)
+        holds(&self.sources, probe.source)
+            && holds(&self.destinations, probe.destination)
+            && holds(&self.source_ports, probe.source_port)
+            && holds(&self.destination_ports, probe.destination_port)
     }
 }
 
-fn any<N: Copy + Ord>(parts: &[Interval<N>], number: N) -> bool {
+fn holds<N: Copy + Ord>(parts: &[Interval<N>], number: N) -> bool {
     parts.iter().any(|part| part.contains(number))
 }
 
@@ -343,4 +343,170 @@ fn backwards(rule: &Rule) -> Option<(&Rule, PortRange)> {
     ranges
         .find(|range| range.first > range.last)
         .map(|range| (rule, *range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn prefix() -> impl Strategy<Value = IpPrefix> {
+        // Few distinct addresses, so that lists hit, nest and miss.
+        prop_oneof![
+            (0_u32..16, 24_u8..=32).prop_map(|(bits, length)| {
+                IpPrefix::containing(Ipv4Addr::from(bits << 4).into(), length).expect("a length")
+            }),
+            (0_u128..16, 120_u8..=128).prop_map(|(bits, length)| {
+                IpPrefix::containing(Ipv6Addr::from(bits << 4).into(), length).expect("a length")
+            }),
+        ]
+    }
+
+    fn port_range() -> impl Strategy<Value = PortRange> {
+        (0_u16..40, 0_u16..10).prop_map(|(first, width)| PortRange {
+            first,
+            last: first + width,
+        })
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        (
+            prop::collection::vec(prefix(), 0..4),
+            prop::collection::vec(prefix(), 0..4),
+            prop::collection::vec(port_range(), 0..3),
+            prop::collection::vec(port_range(), 0..3),
+            prop::option::of(select(vec![1_u8, 6, 17, 58])),
+            (
+                0_u32..3,
+                select(vec!["a", "aa", "b", "ba", "c"]),
+                any::<bool>(),
+            ),
+        )
+            .prop_map(
+                |(
+                    sources,
+                    destinations,
+                    source_ports,
+                    ports,
+                    protocol,
+                    (priority, name, allow),
+                )| {
+                    Rule {
+                        name: name.into(),
+                        priority,
+                        sources,
+                        destinations,
+                        source_ports,
+                        ports,
+                        protocol,
+                        action: if allow { Action::Allow } else { Action::Drop },
+                    }
+                },
+            )
+    }
+
+    /// What a rule means, word for word.
+    fn matches(
+        rule: &Rule,
+        source: IpAddr,
+        destination: IpAddr,
+        ports: (u16, u16),
+        protocol: u8,
+    ) -> bool {
+        let in_prefixes = |list: &[IpPrefix], address: IpAddr| {
+            list.is_empty() || list.iter().any(|prefix| prefix.contains(address))
+        };
+        let in_ports = |list: &[PortRange], port: u16| {
+            let has_ports = protocol == 6 || protocol == 17;
+            list.is_empty() || has_ports && list.iter().any(|range| range.contains(port))
+        };
+        in_prefixes(&rule.sources, source)
+            && in_prefixes(&rule.destinations, destination)
+            && in_ports(&rule.source_ports, ports.0)
+            && in_ports(&rule.ports, ports.1)
+            && rule.protocol.is_none_or(|wanted| wanted == protocol)
+    }
+
+    fn naive(
+        rules: &[Rule],
+        source: IpAddr,
+        destination: IpAddr,
+        ports: (u16, u16),
+        protocol: u8,
+    ) -> Option<RuleMatch> {
+        (0..)
+            .zip(rules)
+            .filter(|(_, rule)| matches(rule, source, destination, ports, protocol))
+            .min_by_key(|(id, rule)| (rule.priority, rule.name.clone(), *id))
+            .map(|(rule, found)| RuleMatch {
+                rule,
+                action: found.action,
+            })
+    }
+
+    fn tuple<A: Address>(src: A, dst: A, ports: (u16, u16), protocol: u8) -> FiveTuple<A> {
+        FiveTuple {
+            src,
+            dst,
+            src_port: ports.0,
+            dst_port: ports.1,
+            protocol,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn agrees_with_the_meaning_of_the_words(
+            list in prop::collection::vec(rule(), 0..16),
+            probes in prop::collection::vec(
+                (0_u32..300, 0_u32..300, (0_u16..50, 0_u16..50), select(vec![1_u8, 6, 17, 58])),
+                40,
+            ),
+        ) {
+            let rules = Rules::new(&list.clone().into()).expect("rules that compile");
+            for (source, destination, ports, protocol) in probes {
+                let (src, dst) = (Ipv4Addr::from(source), Ipv4Addr::from(destination));
+                prop_assert_eq!(
+                    rules.classify(&tuple(src, dst, ports, protocol), 0),
+                    naive(&list, src.into(), dst.into(), ports, protocol)
+                );
+                let (src, dst) = (Ipv6Addr::from(u128::from(source)), Ipv6Addr::from(u128::from(destination)));
+                prop_assert_eq!(
+                    rules.classify(&tuple(src, dst, ports, protocol), 0),
+                    naive(&list, src.into(), dst.into(), ports, protocol)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_rules_no_match_and_no_transit() {
+        let rules = Rules::new(&Arc::from([])).expect("nothing to refuse");
+        let any = tuple(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, (1, 2), 6);
+        assert_eq!(rules.classify(&any, 0), None);
+        assert!(!rules.has_allow());
+    }
+
+    #[test]
+    fn a_backwards_range_is_refused_by_name() {
+        let rule = Rule {
+            name: "odd".into(),
+            priority: 1,
+            sources: Vec::new(),
+            destinations: Vec::new(),
+            source_ports: Vec::new(),
+            ports: vec![PortRange { first: 9, last: 8 }],
+            protocol: None,
+            action: Action::Drop,
+        };
+        let error = Rules::new(&Arc::from([rule])).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "rule \"odd\": port range 9-8 is backwards"
+        );
+    }
 }

@@ -191,3 +191,112 @@ fn refuse_overlap(services: &[Service]) -> Result<(), BuildError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+    use proptest::prelude::*;
+
+    fn service(name: &str, address: &str, protocol: u8, ports: (u16, u16)) -> Service {
+        Service {
+            name: name.into(),
+            address: address.parse().expect("a prefix"),
+            protocol,
+            first_port: ports.0,
+            last_port: ports.1,
+            pool: 0,
+            mode: Mode::FullNat,
+            affinity: Affinity::FiveTuple,
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    fn compile(services: &[Service]) -> Result<Services, BuildError> {
+        Services::new(&services.into())
+    }
+
+    #[test]
+    fn the_most_specific_service_wins() {
+        let services = compile(&[
+            service("net", "192.0.2.0/24", 6, (80, 80)),
+            service("range", "192.0.2.10", 6, (8000, 8010)),
+            service("exact", "192.0.2.10", 6, (80, 80)),
+            service("half", "192.0.2.0/25", 6, (80, 90)),
+            service("v6", "2001:db8::/64", 17, (53, 53)),
+        ])
+        .expect("no overlap");
+        let v4 = |last, port| services.lookup(Ipv4Addr::new(192, 0, 2, last), 6, port);
+        assert_eq!(v4(10, 80), Some(2));
+        assert_eq!(v4(10, 8010), Some(1));
+        assert_eq!(v4(10, 8011), None);
+        assert_eq!(v4(11, 80), Some(3));
+        assert_eq!(v4(200, 80), Some(0));
+        assert_eq!(v4(200, 81), None);
+        assert_eq!(services.lookup(Ipv4Addr::new(192, 0, 2, 10), 17, 80), None);
+        let v6: Ipv6Addr = "2001:db8::53".parse().expect("an address");
+        assert_eq!(services.lookup(v6, 17, 53), Some(4));
+        assert_eq!(&*services.get(4).name, "v6");
+    }
+
+    #[test]
+    fn an_overlap_names_both() {
+        let pairs = [
+            (
+                service("a", "192.0.2.1", 6, (80, 80)),
+                service("b", "192.0.2.1", 6, (80, 80)),
+            ),
+            (
+                service("a", "192.0.2.1", 6, (80, 80)),
+                service("b", "192.0.2.1", 6, (70, 90)),
+            ),
+            (
+                service("a", "2001:db8::/64", 17, (1, 9)),
+                service("b", "2001:db8::/64", 17, (9, 10)),
+            ),
+        ];
+        for (first, second) in pairs {
+            let error = compile(&[first, second]).expect_err("an overlap");
+            let message = error.to_string();
+            assert!(
+                message.contains("\"a\"") && message.contains("\"b\""),
+                "{message}"
+            );
+        }
+        let apart = [
+            service("a", "192.0.2.1", 6, (80, 80)),
+            service("b", "192.0.2.1", 17, (80, 80)),
+            service("c", "192.0.2.1", 6, (81, 90)),
+            service("d", "192.0.2.0/31", 6, (80, 80)),
+        ];
+        assert!(compile(&apart).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_linear_search(
+            list in prop::collection::vec((0_u32..8, 28_u8..=32, 0_u16..20, 0_u16..4), 0..12),
+            probes in prop::collection::vec((0_u32..20, 0_u16..24), 30),
+        ) {
+            let list: Vec<Service> = list.into_iter().map(|(address, length, port, width)| {
+                let address = IpAddr::from(Ipv4Addr::from(address));
+                Service {
+                    address: IpPrefix::containing(address, length).expect("a length of IPv4"),
+                    ..service("any", "0.0.0.0/0", 17, (port, port + width))
+                }
+            }).collect();
+            // Overlapping lists are refused: nothing to look up.
+            if let Ok(services) = compile(&list) {
+                for (address, port) in probes {
+                    let address = Ipv4Addr::from(address);
+                    let naive = (0..).zip(&list)
+                        .filter(|(_, service)| service.address.contains(address)
+                            && (service.first_port..=service.last_port).contains(&port))
+                        .max_by_key(|(_, service)| service.address.length())
+                        .map(|(id, _): (u16, _)| id);
+                    prop_assert_eq!(services.lookup(address, 17, port), naive);
+                }
+            }
+        }
+    }
+}
