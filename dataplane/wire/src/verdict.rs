@@ -72,6 +72,7 @@ drop_reasons! {
     TxFull "tx_full" "The egress port's transmit ring was full."
     PuntFull "punt_full" "The ring towards the kernel was full."
     UnsupportedProtocol "unsupported_protocol" "A protocol that the service or the rule cannot carry."
+    BadIpOptions "bad_ip_options" "An IPv4 option whose length is below 2 bytes or beyond the header."
 }
 
 impl core::fmt::Display for DropReason {
