@@ -34,6 +34,14 @@ pub fn matches(
                 hex(bytes)
             ));
         }
+        if let Some(other) = twin(fixture, bindings, &slot.name, bytes) {
+            return Err(format!(
+                "${} at byte {} is {}, which is ${other}'s",
+                slot.name,
+                slot.offset,
+                hex(bytes)
+            ));
+        }
         bindings.insert(slot.name.clone(), bytes.to_vec());
     }
     let wanted = encode(expected, &fixture.names, bindings)?.bytes;
@@ -41,6 +49,21 @@ pub fn matches(
         return Ok(());
     }
     Err(difference(&wanted, actual))
+}
+
+/// A variable that must be distinct from `name` and already has this value.
+fn twin<'a>(
+    fixture: &'a Fixture,
+    bindings: &Bindings,
+    name: &str,
+    bytes: &[u8],
+) -> Option<&'a String> {
+    fixture
+        .distinct
+        .iter()
+        .filter(|group| group.iter().any(|member| member == name))
+        .flatten()
+        .find(|other| *other != name && bindings.get(*other).is_some_and(|value| value == bytes))
 }
 
 /// Both frames side by side where they differ, sixteen bytes a line, fields named as far as the headers are usual.
@@ -197,6 +220,7 @@ mod tests {
             names: Names::default(),
             pieces: BTreeMap::new(),
             variables: BTreeMap::from([("p".to_owned(), Constraint::Range(20000, 30000))]),
+            distinct: vec![vec!["p".to_owned(), "q".to_owned()]],
             ports: Vec::new(),
         }
     }
@@ -236,6 +260,19 @@ mod tests {
         )
         .unwrap_err();
         assert!(error.contains("$p at byte 34"), "{error}");
+    }
+
+    #[test]
+    fn distinct_variables_differ() {
+        let mut fixture = fixture();
+        fixture
+            .variables
+            .insert("q".to_owned(), Constraint::Range(20000, 30000));
+        let mut bindings = Bindings::from([("q".to_owned(), 20001_u16.to_be_bytes().to_vec())]);
+        let error =
+            matches(&frame(EXPECTED), &literal(20001), &fixture, &mut bindings).unwrap_err();
+        assert!(error.contains("which is $q's"), "{error}");
+        matches(&frame(EXPECTED), &literal(20002), &fixture, &mut bindings).unwrap();
     }
 
     #[test]

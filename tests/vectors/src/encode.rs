@@ -317,17 +317,15 @@ fn ip4(piece: &mut Piece<'_, '_>, inner: Announce, payload_len: usize) -> Result
     piece.field("tos", 1, 0)?;
     piece.field("len", 2, (header_len + payload_len) as u128)?;
     piece.field("id", 2, 0)?;
-    let mut fragment = piece.number("frag", 0)? / 8;
-    match piece.word("flags").as_deref() {
-        Some("df") => fragment |= 0x4000,
-        Some("mf") => fragment |= 0x2000,
-        Some("evil") => fragment |= 0x8000,
-        Some(other) => return Err(format!("`flags={other}`: df, mf or evil")),
-        None => {}
+    if matches!(
+        piece.layer.fields.get("flags"),
+        Some(Value::Variable(_) | Value::Any)
+    ) {
+        piece.field("flags", 2, 0)?;
+    } else {
+        let word = fragment_word(piece)?;
+        piece.bytes.extend_from_slice(&word.to_be_bytes());
     }
-    piece
-        .bytes
-        .extend_from_slice(&u16::try_from(fragment).unwrap_or(u16::MAX).to_be_bytes());
     piece.field("ttl", 1, 64)?;
     piece.field("proto", 1, u128::from(inner.protocol.unwrap_or(253)))?;
     let sum_at = piece.bytes.len();
@@ -342,6 +340,19 @@ fn ip4(piece: &mut Piece<'_, '_>, inner: Announce, payload_len: usize) -> Result
         ethertype: Some(ETHERTYPE_IPV4),
         protocol: Some(4),
     })
+}
+
+/// Flags and fragment offset; `frag` is in bytes.
+fn fragment_word(piece: &mut Piece<'_, '_>) -> Result<u16, String> {
+    let offset = u16::try_from(piece.number("frag", 0)? / 8).unwrap_or(0x1fff);
+    let flags = match piece.word("flags").as_deref() {
+        Some("df") => 0x4000,
+        Some("mf") => 0x2000,
+        Some("evil") => 0x8000,
+        Some(other) => return Err(format!("`flags={other}`: df, mf or evil")),
+        None => 0,
+    };
+    Ok(flags | offset)
 }
 
 fn ip6(piece: &mut Piece<'_, '_>, inner: Announce, payload_len: usize) -> Result<Announce, String> {
@@ -587,9 +598,18 @@ fn transport_sum(
     place_sum(piece, at, sum)
 }
 
-/// Writes a checksum: the right one, a wrong one (`sum=bad`), or what the text says.
+/// Writes a checksum: the right one, a wrong one (`sum=bad`, or `sum=+N` for one that is off by N and that an
+/// incremental update must leave off by N), or what the text says.
 fn place_sum(piece: &mut Piece<'_, '_>, at: usize, right: u16) -> Result<(), String> {
-    let bytes = match piece.word("sum").as_deref() {
+    let word = piece.word("sum");
+    let off_by = word
+        .as_deref()
+        .and_then(|text| text.strip_prefix('+'))
+        .and_then(|text| parse_literal(text, 2));
+    let bytes = match word.as_deref() {
+        Some(_) if off_by.is_some() => ones_sum(&off_by.unwrap_or_default(), right)
+            .to_be_bytes()
+            .to_vec(),
         Some("bad") => (right ^ 0x5555).to_be_bytes().to_vec(),
         _ => piece.value("sum", 2, u128::from(right), at)?,
     };
@@ -630,6 +650,11 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
 /// A MAC address, an IP address, or a number (decimal or 0x), as `width` bytes.
 pub(crate) fn parse_literal(text: &str, width: usize) -> Option<Vec<u8>> {
     match width {
+        1 => {
+            if let Some(number) = protocol_number(text) {
+                return Some(vec![number]);
+            }
+        }
         4 if text.contains('.') => return Some(text.parse::<Ipv4Addr>().ok()?.octets().to_vec()),
         16 => return Some(text.parse::<Ipv6Addr>().ok()?.octets().to_vec()),
         6 => {
@@ -648,6 +673,16 @@ pub(crate) fn parse_literal(text: &str, width: usize) -> Option<Vec<u8>> {
     let bytes = number.to_be_bytes();
     let fits = bytes[..8 - width].iter().all(|byte| *byte == 0);
     fits.then(|| bytes[8 - width..].to_vec())
+}
+
+fn protocol_number(text: &str) -> Option<u8> {
+    match text {
+        "icmp" => Some(1),
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "icmp6" => Some(58),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -12,3 +12,40 @@ pub mod compare;
 pub mod encode;
 pub mod layer;
 pub mod vector;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::vector::{Outcome, Step, Suite};
+
+    #[test]
+    fn the_shipped_set_reads_and_covers() {
+        let suite = Suite::shipped().unwrap_or_else(|error| panic!("{error}"));
+        assert!(
+            suite.vectors.len() >= 120,
+            "{} vectors",
+            suite.vectors.len()
+        );
+        let mut reasons = BTreeSet::new();
+        for vector in &suite.vectors {
+            for step in &vector.steps {
+                if let Step::Frame {
+                    outcome: Outcome::Drop(word),
+                    ..
+                } = step
+                {
+                    assert!(
+                        march_wire::DropReason::ALL
+                            .iter()
+                            .any(|reason| reason.as_str() == word),
+                        "{}: `{word}` is no drop reason",
+                        vector.name
+                    );
+                    reasons.insert(word.as_str());
+                }
+            }
+        }
+        assert!(reasons.len() >= 28, "{reasons:?}");
+    }
+}

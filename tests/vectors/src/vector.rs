@@ -60,6 +60,8 @@ pub struct Fixture {
     pub pieces: BTreeMap<String, String>,
     /// What each variable may hold.
     pub variables: BTreeMap<String, Constraint>,
+    /// Variables that must not have the same value at the same time.
+    pub distinct: Vec<Vec<String>>,
     /// Ports in the order of their ids.
     pub ports: Vec<String>,
 }
@@ -131,6 +133,13 @@ pub enum Step {
         outcome: Outcome,
         /// ... except on the tiers named here.
         exceptions: BTreeMap<String, Outcome>,
+    },
+    /// A frame that was held before goes on its way now.
+    Later {
+        /// Line of the `later`.
+        line: usize,
+        /// What must happen to it.
+        outcome: Outcome,
     },
     /// The configuration changes to this one.
     Switch(String),
@@ -246,6 +255,7 @@ fn load_fixture(path: &Path) -> Result<Fixture, LoadError> {
         names: Names::default(),
         pieces: BTreeMap::new(),
         variables: BTreeMap::new(),
+        distinct: Vec::new(),
         ports: Vec::new(),
     };
     for (line, text) in logical_lines(path)? {
@@ -274,6 +284,7 @@ fn add_statement(fixture: &mut Fixture, line: usize, text: &str) -> Result<(), S
             fixture.names.values.extend(base.names.values);
             fixture.pieces.extend(base.pieces);
             fixture.variables.extend(base.variables);
+            fixture.distinct.extend(base.distinct);
             fixture.ports.extend(base.ports);
         }
         "remove" => {
@@ -282,10 +293,17 @@ fn add_statement(fixture: &mut Fixture, line: usize, text: &str) -> Result<(), S
             fixture
                 .statements
                 .retain(|statement| statement.keyword != kind || statement.words.join(" ") != name);
+            if kind == "port" {
+                // One that is given again gets the last id; configurations of one family keep the order.
+                fixture.ports.retain(|port| *port != name);
+            }
             if before == fixture.statements.len() {
                 return Err(format!("there is no {kind} `{name}` to remove"));
             }
         }
+        "distinct" => fixture
+            .distinct
+            .push(rest.split_whitespace().map(ToOwned::to_owned).collect()),
         "name" => {
             let (name, value) = two()?;
             fixture.names.values.insert(name, value);
@@ -395,6 +413,10 @@ impl Reader<'_> {
                     .parse()
                     .map_err(|_| format!("`wait {rest}` needs milliseconds"))?;
                 self.step(Step::Wait { ms })?;
+            }
+            "later" => {
+                let outcome = self.outcome(rest)?;
+                self.step(Step::Later { line, outcome })?;
             }
             "in" => self.input(line, rest)?,
             "out" => self.output(None, rest)?,
