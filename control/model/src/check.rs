@@ -1,0 +1,380 @@
+//! What must hold across the documents of a set.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::document::{Document, Spec};
+use crate::error::FieldError;
+use crate::name::{Key, Kind, Name};
+use crate::pool::Pool;
+use crate::port::{KERNEL_EPHEMERAL_PORTS, Port, TierChoice};
+use crate::scalar::{Family, PortRange, Prefix, Transport};
+use crate::service::Service;
+
+/// How many documents of a kind, and how many backends over all pools, a set may have: their numbers in the data
+/// plane are 16 bits wide, and the highest means "none".
+pub const MAX_PER_KIND: usize = 65_534;
+
+/// What the checks found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub errors: Vec<Finding>,
+    pub warnings: Vec<Finding>,
+}
+
+/// One error or warning, still without its place in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub key: Key,
+    pub path: String,
+    pub message: String,
+    /// The document that is missing, if that is what is wrong.
+    pub missing: Option<Key>,
+}
+
+impl Finding {
+    /// Without a place in a file.
+    pub fn into_error(self) -> FieldError {
+        FieldError::of_document(self.key.to_string(), &self.path, self.message)
+    }
+}
+
+/// The documents of a set, sorted.
+pub(crate) type Documents = BTreeMap<Key, Arc<Document>>;
+
+/// Checks a whole set.
+pub(crate) fn check(documents: &Documents) -> Findings {
+    let mut check = Check::new(documents);
+    check.counts();
+    check.services_overlap();
+    check.service_pools();
+    check.backends_and_vips();
+    check.interfaces();
+    check.tiers();
+    check.nat();
+    check.findings
+}
+
+struct Check<'a> {
+    ports: Vec<(&'a Key, &'a Port)>,
+    services: Vec<(&'a Key, &'a Service)>,
+    pools: BTreeMap<&'a Name, (&'a Key, &'a Pool)>,
+    rules: usize,
+    vips: Vips<'a>,
+    findings: Findings,
+}
+
+/// Services by transport and prefix, each with its port range in order.
+type Vips<'a> = BTreeMap<(Transport, Prefix), Vec<(PortRange, &'a Key)>>;
+
+impl<'a> Check<'a> {
+    fn new(documents: &'a Documents) -> Self {
+        let mut check = Self {
+            ports: Vec::new(),
+            services: Vec::new(),
+            pools: BTreeMap::new(),
+            rules: 0,
+            vips: BTreeMap::new(),
+            findings: Findings::default(),
+        };
+        for (key, document) in documents {
+            match document.spec() {
+                Spec::Port(port) => check.ports.push((key, port)),
+                Spec::Service(service) => check.services.push((key, service)),
+                Spec::Pool(pool) => {
+                    check.pools.insert(&key.name, (key, pool));
+                }
+                Spec::Rule(_) => check.rules += 1,
+            }
+        }
+        for (key, service) in &check.services {
+            check
+                .vips
+                .entry((service.protocol, service.address))
+                .or_default()
+                .push((service.port, key));
+        }
+        for ranges in check.vips.values_mut() {
+            ranges.sort();
+        }
+        check
+    }
+
+    fn error(&mut self, key: &Key, path: impl Into<String>, message: String) {
+        self.findings.errors.push(Finding {
+            key: key.clone(),
+            path: path.into(),
+            message,
+            missing: None,
+        });
+    }
+
+    fn counts(&mut self) {
+        let backends: usize = self
+            .pools
+            .values()
+            .map(|(_, pool)| pool.backends.len())
+            .sum();
+        let last_pool = self
+            .pools
+            .values()
+            .next_back()
+            .map(|(key, _)| (*key).clone());
+        if let (true, Some(key)) = (backends > MAX_PER_KIND, last_pool) {
+            self.error(
+                &key,
+                "spec.backends",
+                format!("{backends} backends over all pools; at most {MAX_PER_KIND} fit"),
+            );
+        }
+        for (kind, count) in [
+            (Kind::Port, self.ports.len()),
+            (Kind::Service, self.services.len()),
+            (Kind::Pool, self.pools.len()),
+            (Kind::Rule, self.rules),
+        ] {
+            if count > MAX_PER_KIND {
+                let name = "all".parse().expect("a valid name");
+                self.error(
+                    &Key { kind, name },
+                    "",
+                    format!("{count} documents of kind {kind}; at most {MAX_PER_KIND} fit"),
+                );
+            }
+        }
+    }
+
+    /// An address, transport and port belongs to one service, whatever the prefix lengths.
+    fn services_overlap(&mut self) {
+        let mut found = Vec::new();
+        let lengths: BTreeSet<u8> = self
+            .vips
+            .keys()
+            .map(|(_, prefix)| prefix.length())
+            .collect();
+        for ((transport, prefix), ranges) in &self.vips {
+            let mut widest: Option<&(PortRange, &Key)> = None;
+            for range in ranges {
+                if let Some(before) = widest
+                    && before.0.last() >= range.0.first()
+                {
+                    found.push((*prefix, *transport, before, range));
+                }
+                if widest.is_none_or(|before| before.0.last() < range.0.last()) {
+                    widest = Some(range);
+                }
+            }
+            for length in lengths
+                .iter()
+                .take_while(|length| **length < prefix.length())
+            {
+                let around = self.vips.get(&(*transport, prefix.widen(*length)));
+                for outer in around.into_iter().flatten() {
+                    found.extend(
+                        ranges
+                            .iter()
+                            .filter(|inner| inner.0.overlaps(outer.0))
+                            .map(|inner| (*prefix, *transport, outer, inner)),
+                    );
+                }
+            }
+        }
+        let errors: Vec<_> = found
+            .into_iter()
+            .map(
+                |(prefix, transport, (first_range, first), (second_range, second))| {
+                    let port = first_range.first().max(second_range.first());
+                    let message = format!(
+                        "{transport} {prefix} port {port} is used twice, by {first} and by {second}"
+                    );
+                    ((*second).clone(), message)
+                },
+            )
+            .collect();
+        for (key, message) in errors {
+            self.error(&key, "spec.address", message);
+        }
+    }
+
+    fn service_pools(&mut self) {
+        for (key, service) in self.services.clone() {
+            let Some((pool_key, pool)) = self.pools.get(&service.pool) else {
+                let names = self.pools.keys().map(|name| name.as_str());
+                let hint = crate::suggest::did_you_mean(service.pool.as_str(), names);
+                self.findings.errors.push(Finding {
+                    key: key.clone(),
+                    path: "spec.pool".to_owned(),
+                    message: format!("there is no pool `{}`{hint}", service.pool),
+                    missing: Some(Key {
+                        kind: Kind::Pool,
+                        name: service.pool.clone(),
+                    }),
+                });
+                continue;
+            };
+            let family = service.address.family();
+            let other = pool
+                .backends
+                .iter()
+                .find(|backend| Family::of(backend.address) != family);
+            if let Some(backend) = other {
+                let message = format!(
+                    "the service's address is {family}, but {pool_key} has backend {} ({})",
+                    backend.endpoint(),
+                    Family::of(backend.address)
+                );
+                self.error(key, "spec.pool", message);
+            }
+        }
+    }
+
+    /// The service whose VIP holds an address, with its transport.
+    fn vip_of(&self, address: IpAddr) -> Option<(Transport, &'a Key)> {
+        self.vips_of(address)
+            .next()
+            .map(|(transport, (_, key))| (transport, *key))
+    }
+
+    fn vips_of(&self, address: IpAddr) -> impl Iterator<Item = (Transport, &(PortRange, &'a Key))> {
+        let full: Prefix = address
+            .to_string()
+            .parse()
+            .unwrap_or_else(|_| unreachable!("an address is a prefix"));
+        [Transport::Tcp, Transport::Udp]
+            .into_iter()
+            .flat_map(move |transport| {
+                (0..=full.length()).rev().flat_map(move |length| {
+                    let ranges = self.vips.get(&(transport, full.widen(length)));
+                    ranges
+                        .into_iter()
+                        .flatten()
+                        .map(move |range| (transport, range))
+                })
+            })
+    }
+
+    fn backends_and_vips(&mut self) {
+        let mut errors = Vec::new();
+        for (key, pool) in self.pools.values() {
+            for (index, backend) in pool.backends.iter().enumerate() {
+                if let Some((_, service)) = self.vip_of(backend.address) {
+                    let message = format!(
+                        "backend {} is the address of {service}: the service would send to itself",
+                        backend.endpoint()
+                    );
+                    errors.push((
+                        (*key).clone(),
+                        format!("spec.backends[{index}].address"),
+                        message,
+                    ));
+                }
+            }
+        }
+        for (key, path, message) in errors {
+            self.error(&key, path, message);
+        }
+    }
+
+    fn interfaces(&mut self) {
+        let mut seen: HashMap<(&Name, &str), &Key> = HashMap::new();
+        let mut errors = Vec::new();
+        for (key, port) in &self.ports {
+            let place = (&port.node, port.interface.as_str());
+            if let Some(first) = seen.insert(place, key) {
+                let message = format!(
+                    "interface {} of node {} is used twice, by {first} and by {key}",
+                    place.1, place.0
+                );
+                errors.push(((*key).clone(), message));
+            }
+        }
+        for (key, message) in errors {
+            self.error(&key, "spec.interface", message);
+        }
+    }
+
+    /// Frames move between the fast ports of a node without being copied, so all of them run one tier.
+    fn tiers(&mut self) {
+        let mut asked: HashMap<&Name, (bool, &Key)> = HashMap::new();
+        let mut errors = Vec::new();
+        for (key, port) in &self.ports {
+            let is_dpdk = match port.tier {
+                TierChoice::Dpdk | TierChoice::DpdkVirtual(_) => true,
+                TierChoice::AfXdp => false,
+                TierChoice::Auto | TierChoice::Socket => continue,
+            };
+            let (first_is_dpdk, first) = *asked.entry(&port.node).or_insert((is_dpdk, key));
+            if first_is_dpdk != is_dpdk {
+                let message = format!(
+                    "{key} asks for {} and {first} for another fast tier; the ports of node {} run one",
+                    port.tier, port.node
+                );
+                errors.push(((*key).clone(), message));
+            }
+        }
+        for (key, message) in errors {
+            self.error(&key, "spec.tier", message);
+        }
+    }
+
+    fn nat(&mut self) {
+        let mut seen: HashMap<IpAddr, Vec<(PortRange, &Key)>> = HashMap::new();
+        let backends: HashMap<IpAddr, &Key> = self
+            .pools
+            .values()
+            .flat_map(|(key, pool)| pool.backends.iter().map(|backend| (backend.address, *key)))
+            .collect();
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        for (key, port) in &self.ports {
+            let range = port.nat.ports;
+            if range.overlaps(KERNEL_EPHEMERAL_PORTS) {
+                let message = format!(
+                    "NAT ports {range} overlap {KERNEL_EPHEMERAL_PORTS}, the kernel's default ephemeral range: unless \
+                     net.ipv4.ip_local_port_range of node {} is elsewhere, its own connections can break",
+                    port.node
+                );
+                let path = "spec.nat.ports".to_owned();
+                warnings.push(Finding {
+                    key: (*key).clone(),
+                    path,
+                    message,
+                    missing: None,
+                });
+            }
+            for (index, address) in port.nat.addresses.iter().enumerate() {
+                let mut refuse = |message: String| {
+                    errors.push((
+                        (*key).clone(),
+                        format!("spec.nat.addresses[{index}]"),
+                        message,
+                    ));
+                };
+                let users = seen.entry(*address).or_default();
+                if let Some((other, first)) = users.iter().find(|(other, _)| other.overlaps(range))
+                {
+                    refuse(format!(
+                        "NAT address {address} with ports {range} is used by {first} too, with ports {other}"
+                    ));
+                }
+                users.push((range, key));
+                if let Some((_, (vip_ports, service))) = self
+                    .vips_of(*address)
+                    .find(|(_, (ports, _))| ports.overlaps(range))
+                {
+                    refuse(format!(
+                        "NAT address {address} with ports {range} overlaps {service}, ports {vip_ports}"
+                    ));
+                }
+                if let Some(pool) = backends.get(address) {
+                    refuse(format!("NAT address {address} is a backend of {pool}"));
+                }
+            }
+        }
+        for (key, path, message) in errors {
+            self.error(&key, path, message);
+        }
+        self.findings.warnings.extend(warnings);
+    }
+}
