@@ -1,2 +1,1 @@
-//! Skeleton.
 fn main() {}

@@ -1,0 +1,201 @@
+//! The live mirror: one netlink socket that is subscribed before it reads everything, so that nothing is missed between.
+//!
+//! The kernel drops notifications when its queue is full, and removes some IPv4 routes without a word when a link goes
+//! down; in both cases the mirror reads the tables again.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use futures::StreamExt;
+use futures::channel::mpsc::UnboundedReceiver;
+use rtnetlink::packet_core::{
+    NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::KernelError;
+use super::decode::decode;
+use super::state::{Effect, KernelState, Merge};
+
+type Messages = UnboundedReceiver<(
+    NetlinkMessage<RouteNetlinkMessage>,
+    rtnetlink::sys::SocketAddr,
+)>;
+
+/// What the mirror follows.
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+];
+
+/// A live copy of the kernel's network state. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    state: Arc<RwLock<KernelState>>,
+    version: watch::Receiver<u64>,
+}
+
+/// The tasks behind a mirror; they end when this is dropped.
+#[derive(Debug)]
+pub struct MirrorTasks {
+    connection: JoinHandle<()>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for MirrorTasks {
+    fn drop(&mut self) {
+        self.connection.abort();
+        self.follower.abort();
+    }
+}
+
+impl Mirror {
+    /// Subscribes, reads everything once, and follows from then on. Also returns the handle for requests of our own.
+    pub async fn start() -> Result<(Self, Handle, MirrorTasks), KernelError> {
+        let (connection, handle, messages) =
+            rtnetlink::new_multicast_connection(&GROUPS).map_err(KernelError::Socket)?;
+        let connection = tokio::spawn(connection);
+        let state = read_everything(&handle).await?;
+        let state = Arc::new(RwLock::new(state));
+        let (announce, version) = watch::channel(1);
+        let follower = tokio::spawn(follow(handle.clone(), messages, state.clone(), announce));
+        Ok((
+            Self { state, version },
+            handle,
+            MirrorTasks {
+                connection,
+                follower,
+            },
+        ))
+    }
+
+    /// The state now. Hold the guard briefly and never across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, KernelState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A receiver that wakes whenever forwarding state moved.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+}
+
+async fn follow(
+    handle: Handle,
+    mut messages: Messages,
+    state: Arc<RwLock<KernelState>>,
+    announce: watch::Sender<u64>,
+) {
+    while let Some((first, _)) = messages.next().await {
+        let mut effect = Effect::None;
+        let mut has_overrun = fold(&state, &first, &mut effect);
+        // What has piled up meanwhile is one change for those who compile from it.
+        while let Ok((message, _)) = messages.try_recv() {
+            has_overrun |= fold(&state, &message, &mut effect);
+        }
+        if has_overrun {
+            tracing::warn!(
+                event = "kernel.mirror.overrun",
+                "netlink notifications were lost; reading all tables again"
+            );
+        }
+        if has_overrun || effect == Effect::ChangedRoutesUnknown {
+            match read_everything(&handle).await {
+                Ok(fresh) => *state.write().unwrap_or_else(PoisonError::into_inner) = fresh,
+                Err(error) => {
+                    tracing::error!(event = "kernel.mirror.failed", %error, "cannot read kernel tables")
+                }
+            }
+            effect = Effect::Changed;
+        }
+        if effect != Effect::None {
+            announce.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+/// Folds one notification in; true if the kernel said that it lost some.
+fn fold(
+    state: &RwLock<KernelState>,
+    message: &NetlinkMessage<RouteNetlinkMessage>,
+    effect: &mut Effect,
+) -> bool {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(inner) => {
+            let merge = if message.header.flags & NLM_F_REPLACE == 0 {
+                Merge::Append
+            } else {
+                Merge::Replace
+            };
+            if let Some(change) = decode(inner, merge) {
+                let mut state = state.write().unwrap_or_else(PoisonError::into_inner);
+                *effect = (*effect).max(state.apply(change));
+            }
+            false
+        }
+        NetlinkPayload::Overrun(_) => true,
+        _ => false,
+    }
+}
+
+async fn read_everything(handle: &Handle) -> Result<KernelState, KernelError> {
+    let mut state = KernelState::default();
+    let mut route4 = RouteMessage::default();
+    route4.header.address_family = AddressFamily::Inet;
+    let mut route6 = RouteMessage::default();
+    route6.header.address_family = AddressFamily::Inet6;
+    let requests = [
+        RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        RouteNetlinkMessage::GetRoute(route4),
+        RouteNetlinkMessage::GetRoute(route6),
+        RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
+    ];
+    for request in requests {
+        for message in dump(handle, request).await? {
+            if let Some(change) = decode(&message, Merge::Append) {
+                state.apply(change);
+            }
+        }
+    }
+    Ok(state)
+}
+
+/// Every message that answers a dump request.
+pub(super) async fn dump(
+    handle: &Handle,
+    request: RouteNetlinkMessage,
+) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
+    let what = super::request_name(&request);
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut answers = Vec::new();
+    let mut stream = handle
+        .clone()
+        .request(message)
+        .map_err(|error| KernelError::netlink(what, &error))?;
+    while let Some(answer) = stream.next().await {
+        match answer.payload {
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(KernelError::Refused {
+                    what: what.into(),
+                    error: error.to_io(),
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(answers)
+}
