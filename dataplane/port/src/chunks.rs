@@ -39,6 +39,8 @@ pub(crate) struct Chunks<M: Memory> {
     base: NonNull<u8>,
     stride: u32,
     count: u32,
+    /// Chunks in use; the rest of `count` were left out for good.
+    total: usize,
     headroom: u16,
     pool: u32,
     source: FrameSource,
@@ -50,14 +52,24 @@ pub(crate) struct Chunks<M: Memory> {
 
 impl<M: Memory> Chunks<M> {
     /// A pool of `count` chunks, `stride` apart, whose fresh frames start `headroom` bytes into the chunk.
-    pub(crate) fn new(memory: M, source: FrameSource, count: u32, stride: u32, headroom: u16) -> Self {
-        assert!(u32::from(headroom) < stride && stride <= u32::from(u16::MAX), "chunk of {stride} with headroom {headroom}");
+    pub(crate) fn new(
+        memory: M,
+        source: FrameSource,
+        count: u32,
+        stride: u32,
+        headroom: u16,
+    ) -> Self {
+        assert!(
+            u32::from(headroom) < stride && stride <= u32::from(u16::MAX),
+            "chunk of {stride} with headroom {headroom}"
+        );
         let base = memory.base();
         Self {
             memory: Some(memory),
             base,
             stride,
             count,
+            total: count as usize,
             headroom,
             pool: crate::next_pool_id(),
             source,
@@ -67,13 +79,24 @@ impl<M: Memory> Chunks<M> {
         }
     }
 
-    pub(crate) fn stride(&self) -> u32 {
-        self.stride
+    /// Takes the chunks for which `is_usable(offset in the memory)` is false out of use. Before the first allocation.
+    #[cfg(feature = "xsk")]
+    pub(crate) fn keep_only(mut self, is_usable: impl Fn(usize) -> bool) -> Self {
+        let stride = self.stride as usize;
+        self.free
+            .retain(|&index| is_usable(index as usize * stride));
+        self.total = self.free.len();
+        self
     }
 
     pub(crate) fn census(&self) -> Census {
-        let (total, free, device) = (self.count as usize, self.free.len(), self.device as usize);
-        Census { total, free, device, frames: total - free - device }
+        let (total, free, device) = (self.total, self.free.len(), self.device as usize);
+        Census {
+            total,
+            free,
+            device,
+            frames: total - free - device,
+        }
     }
 
     pub(crate) fn free_count(&self) -> usize {
@@ -99,12 +122,16 @@ impl<M: Memory> Chunks<M> {
     pub(crate) fn index(&self, frame: &Frame) -> u32 {
         assert_eq!(frame.pool(), self.pool, "frame of another pool");
         // `frame` made the token from a `u32`.
-        #[expect(clippy::cast_possible_truncation, reason = "the token of this pool's frames is a chunk index")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the token of this pool's frames is a chunk index"
+        )]
         let index = frame.token() as u32;
         index
     }
 
     /// Where in its chunk a frame starts.
+    #[cfg(feature = "xsk")]
     #[inline]
     pub(crate) fn offset(frame: &Frame) -> u32 {
         u32::from(frame.headroom_bytes())
@@ -137,9 +164,12 @@ impl<M: Memory> Chunks<M> {
 
     /// Takes a chunk back from a device. `false` if the index is no chunk or the device did not have it: then nothing
     /// changes, because the ring it came from cannot be believed.
+    #[cfg(feature = "xsk")]
     #[inline]
     fn unmark_with_device(&mut self, index: u32) -> bool {
-        let Some(word) = self.with_device.get_mut(index as usize / 64) else { return false };
+        let Some(word) = self.with_device.get_mut(index as usize / 64) else {
+            return false;
+        };
         let bit = 1u64 << (index % 64);
         if *word & bit == 0 {
             return false;
@@ -180,11 +210,24 @@ impl<M: Memory> Chunks<M> {
     fn frame(&self, index: u32, offset: u32, len: u32) -> Frame {
         debug_assert!(index < self.count && offset + len <= self.stride);
         // SAFETY: `index < count` and `offset < stride`, so the address is inside the memory.
-        let data = unsafe { self.base.add(index as usize * self.stride as usize + offset as usize) };
-        #[expect(clippy::cast_possible_truncation, reason = "both are at most the stride, which fits (checked in `new`)")]
+        let data = unsafe {
+            self.base
+                .add(index as usize * self.stride as usize + offset as usize)
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "both are at most the stride, which fits (checked in `new`)"
+        )]
         let (headroom, tailroom) = (offset as u16, (self.stride - offset - len) as u16);
-        let parts =
-            FrameParts { data, len, headroom, tailroom, token: u64::from(index), pool: self.pool, source: self.source };
+        let parts = FrameParts {
+            data,
+            len,
+            headroom,
+            tailroom,
+            token: u64::from(index),
+            pool: self.pool,
+            source: self.source,
+        };
         // SAFETY: the chunk is in nobody's hands (caller), the window is inside it, and `drop` keeps the memory alive as
         // long as a frame is out.
         unsafe { Frame::from_parts(parts) }
@@ -202,7 +245,11 @@ impl<M: Memory> Drop for Chunks<M> {
 
 impl<M: Memory> core::fmt::Debug for Chunks<M> {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter.debug_struct("Chunks").field("stride", &self.stride).field("census", &self.census()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Chunks")
+            .field("stride", &self.stride)
+            .field("census", &self.census())
+            .finish_non_exhaustive()
     }
 }
 

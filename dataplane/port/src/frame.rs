@@ -61,8 +61,24 @@ impl Frame {
     /// `headroom + len + tailroom` bytes around `data` must be one live allocation, initialised, that nothing else reads or
     /// writes until the frame was transmitted or freed, and the pool must outlive the frame.
     pub(crate) unsafe fn from_parts(parts: FrameParts) -> Self {
-        let FrameParts { data, len, headroom, tailroom, token, pool, source } = parts;
-        Self { data, token, len, pool, headroom, tailroom, source }
+        let FrameParts {
+            data,
+            len,
+            headroom,
+            tailroom,
+            token,
+            pool,
+            source,
+        } = parts;
+        Self {
+            data,
+            token,
+            len,
+            pool,
+            headroom,
+            tailroom,
+            source,
+        }
     }
 
     /// Which kind of memory the frame lives in.
@@ -71,7 +87,10 @@ impl Frame {
     }
 
     /// Length of the frame in bytes, Ethernet header included, no FCS.
-    #[expect(clippy::len_without_is_empty, reason = "an empty frame is no state that anyone asks for")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an empty frame is no state that anyone asks for"
+    )]
     pub fn len(&self) -> usize {
         self.len as usize
     }
@@ -119,8 +138,12 @@ impl Buffer for Frame {
 
     #[inline]
     fn prepend(&mut self, count: usize) -> bool {
-        let Ok(count) = u16::try_from(count) else { return false };
-        let Some(headroom) = self.headroom.checked_sub(count) else { return false };
+        let Ok(count) = u16::try_from(count) else {
+            return false;
+        };
+        let Some(headroom) = self.headroom.checked_sub(count) else {
+            return false;
+        };
         // SAFETY: `count <= headroom` bytes in front of `data` belong to the same buffer.
         self.data = unsafe { self.data.sub(usize::from(count)) };
         self.headroom = headroom;
@@ -131,7 +154,9 @@ impl Buffer for Frame {
     #[inline]
     fn resize(&mut self, len: usize) -> bool {
         let room = self.len as usize + usize::from(self.tailroom);
-        let Some(left) = room.checked_sub(len) else { return false };
+        let Some(left) = room.checked_sub(len) else {
+            return false;
+        };
         // A frame that was cut may leave more room than the field can say; the rest is unused until the next owner.
         self.tailroom = u16::try_from(left).unwrap_or(u16::MAX);
         self.len = u32::try_from(len).unwrap_or(u32::MAX);

@@ -16,12 +16,16 @@
 //! Features: `dpdk` and `xsk`, both on by default; without them the crate is pure Rust with the memory ports alone.
 
 mod chunks;
+mod error;
 mod frame;
 mod group;
 pub mod mem;
+#[cfg(feature = "xsk")]
+pub mod xsk;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use error::PortError;
 pub use frame::{Frame, FrameSource};
 pub use group::PortGroup;
 
@@ -92,7 +96,9 @@ impl CountersProbe {
 
 impl core::fmt::Debug for CountersProbe {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter.debug_tuple("CountersProbe").finish_non_exhaustive()
+        formatter
+            .debug_tuple("CountersProbe")
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,10 +16,13 @@ pub(super) struct Arena {
 
 impl Arena {
     pub(super) fn new(bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).expect("an arena is far smaller than the address space");
+        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN)
+            .expect("an arena is far smaller than the address space");
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        let Some(base) = NonNull::new(base) else {
+            handle_alloc_error(layout)
+        };
         Self { base, layout }
     }
 }

@@ -57,7 +57,14 @@ pub struct MemConfig {
 
 impl Default for MemConfig {
     fn default() -> Self {
-        Self { buffers: 4096, headroom: 256, rx_ring: 1024, tx_ring: 1024, sink: Sink::Keep, faults: Faults::default() }
+        Self {
+            buffers: 4096,
+            headroom: 256,
+            rx_ring: 1024,
+            tx_ring: 1024,
+            sink: Sink::Keep,
+            faults: Faults::default(),
+        }
     }
 }
 
@@ -108,7 +115,13 @@ impl MemPort {
     /// `count` ports over one arena.
     pub fn group(count: usize, config: MemConfig) -> PortGroup<Self> {
         let arena = Arena::new(config.buffers as usize * STRIDE as usize);
-        let pool = Shared::new(Chunks::new(arena, FrameSource::Memory, config.buffers, STRIDE, config.headroom));
+        let pool = Shared::new(Chunks::new(
+            arena,
+            FrameSource::Memory,
+            config.buffers,
+            STRIDE,
+            config.headroom,
+        ));
         let port = |index: usize| Self {
             rx: VecDeque::with_capacity(config.rx_ring),
             tx: VecDeque::with_capacity(config.tx_ring),
@@ -130,7 +143,11 @@ impl MemPort {
 
     /// `count` ports over one arena, each with a cable of `slots` frames in each direction whose other end may be on
     /// another thread.
-    pub fn group_with_peers(count: usize, config: MemConfig, slots: usize) -> (PortGroup<Self>, Vec<MemPeer>) {
+    pub fn group_with_peers(
+        count: usize,
+        config: MemConfig,
+        slots: usize,
+    ) -> (PortGroup<Self>, Vec<MemPeer>) {
         let mut ports = Self::group(count, config).into_ports();
         let peers: Vec<MemPeer> = (0..count).map(|_| MemPeer::new(slots)).collect();
         for (port, peer) in ports.iter_mut().zip(&peers) {
@@ -198,7 +215,9 @@ impl MemPort {
 
     /// Moves what the peer sent into the receive ring.
     fn receive_from_peer(&mut self) {
-        let Some(peer) = self.peer.clone() else { return };
+        let Some(peer) = self.peer.clone() else {
+            return;
+        };
         while self.rx.len() < self.rx_ring && self.pool.with(|pool| pool.free_count()) > 0 {
             // A frame that does not fit behind the headroom is lost and counted, as on a device.
             match peer.next_for_port(|bytes| self.inject(bytes)) {
@@ -211,7 +230,9 @@ impl MemPort {
 
     /// Moves what was sent to the peer, as far as its end has room.
     fn deliver_to_peer(&mut self) {
-        let Some(peer) = self.peer.clone() else { return };
+        let Some(peer) = self.peer.clone() else {
+            return;
+        };
         while let Some(frame) = self.tx.pop_front() {
             if !peer.deliver(frame.bytes()) {
                 self.tx.push_front(frame);
@@ -227,7 +248,9 @@ impl Port for MemPort {
         self.receive_from_peer();
         let before = burst.len();
         while burst.len() < BURST {
-            let Some(frame) = self.rx.pop_front() else { break };
+            let Some(frame) = self.rx.pop_front() else {
+                break;
+            };
             if self.dice.roll(self.faults.rx_loss) {
                 self.miss();
                 self.free(frame);
@@ -278,12 +301,18 @@ impl Port for MemPort {
     }
 
     fn device_counters(&self) -> DeviceCounters {
-        DeviceCounters { rx_missed: self.missed.load(Ordering::Relaxed), ..DeviceCounters::default() }
+        DeviceCounters {
+            rx_missed: self.missed.load(Ordering::Relaxed),
+            ..DeviceCounters::default()
+        }
     }
 
     fn counters_probe(&self) -> CountersProbe {
         let missed = Arc::clone(&self.missed);
-        CountersProbe::new(move || DeviceCounters { rx_missed: missed.load(Ordering::Relaxed), ..DeviceCounters::default() })
+        CountersProbe::new(move || DeviceCounters {
+            rx_missed: missed.load(Ordering::Relaxed),
+            ..DeviceCounters::default()
+        })
     }
 }
 

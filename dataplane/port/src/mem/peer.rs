@@ -38,7 +38,9 @@ impl Slots {
         if frame.len() > SLOT {
             return false;
         }
-        let Some(slot) = self.free.pop() else { return false };
+        let Some(slot) = self.free.pop() else {
+            return false;
+        };
         self.bytes[slot][..frame.len()].copy_from_slice(frame);
         self.used.push_back((slot, frame.len()));
         true
@@ -58,7 +60,10 @@ fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
 
 impl MemPeer {
     pub(super) fn new(slots: usize) -> Self {
-        Self(Arc::new(Cable { to_port: Mutex::new(Slots::new(slots)), from_port: Mutex::new(Slots::new(slots)) }))
+        Self(Arc::new(Cable {
+            to_port: Mutex::new(Slots::new(slots)),
+            from_port: Mutex::new(Slots::new(slots)),
+        }))
     }
 
     /// Sends one frame towards the port. `false` if the cable is full or the frame larger than 2048 bytes.

@@ -7,7 +7,11 @@ fn two_ports(config: MemConfig) -> (MemPort, MemPort) {
 
 #[test]
 fn a_full_receive_ring_and_a_dry_pool_are_told_apart_and_counted() {
-    let (mut port, _other) = two_ports(MemConfig { buffers: 4, rx_ring: 3, ..MemConfig::default() });
+    let (mut port, _other) = two_ports(MemConfig {
+        buffers: 4,
+        rx_ring: 3,
+        ..MemConfig::default()
+    });
     for _ in 0..3 {
         port.inject(&[1; 60]).unwrap();
     }
@@ -21,14 +25,34 @@ fn a_full_receive_ring_and_a_dry_pool_are_told_apart_and_counted() {
     for frame in burst {
         port.free(frame);
     }
-    assert_eq!(port.inject(&[0; 2000]), Err(InjectError::TooLong { len: 2000 }));
-    assert_eq!(port.census(), Census { total: 4, free: 3, device: 0, frames: 1 });
+    assert_eq!(
+        port.inject(&[0; 2000]),
+        Err(InjectError::TooLong { len: 2000 })
+    );
+    assert_eq!(
+        port.census(),
+        Census {
+            total: 4,
+            free: 3,
+            device: 0,
+            frames: 1
+        }
+    );
 }
 
 #[test]
 fn faults_lose_reorder_and_refuse_but_never_leak() {
-    let faults = Faults { seed: 3, rx_loss: 100_000, rx_reorder: 100_000, tx_full: 300_000, pool_dry: 500_000 };
-    let (mut left, mut right) = two_ports(MemConfig { faults, ..MemConfig::default() });
+    let faults = Faults {
+        seed: 3,
+        rx_loss: 100_000,
+        rx_reorder: 100_000,
+        tx_full: 300_000,
+        pool_dry: 500_000,
+    };
+    let (mut left, mut right) = two_ports(MemConfig {
+        faults,
+        ..MemConfig::default()
+    });
     let (mut burst, mut received) = (Vec::with_capacity(BURST), Vec::new());
     let mut short = 0;
     for round in 0..200u32 {
@@ -48,7 +72,10 @@ fn faults_lose_reorder_and_refuse_but_never_leak() {
     assert_eq!(received.len() as u64 + lost, 2000);
     assert!((100..400).contains(&lost), "{lost} lost of 2000 at 10 %");
     assert!(short > 20, "a full ring was met {short} times");
-    assert!(received.windows(2).any(|pair| pair[0] > pair[1]), "something was reordered");
+    assert!(
+        received.windows(2).any(|pair| pair[0] > pair[1]),
+        "something was reordered"
+    );
     assert_eq!(left.census().frames, 0);
     let dry = (0..100).filter(|_| match left.allocate() {
         Some(frame) => {
@@ -100,7 +127,10 @@ fn a_frame_of_another_pool_is_a_bug() {
 fn frames_start_in_many_cache_sets() {
     let (mut port, _other) = two_ports(MemConfig::default());
     let frames: Vec<Frame> = (0..64).map(|_| port.allocate().unwrap()).collect();
-    let sets: std::collections::BTreeSet<usize> = frames.iter().map(|frame| frame.bytes().as_ptr().addr() / 64 % 64).collect();
+    let sets: std::collections::BTreeSet<usize> = frames
+        .iter()
+        .map(|frame| frame.bytes().as_ptr().addr() / 64 % 64)
+        .collect();
     assert_eq!(sets.len(), 64);
     for frame in frames {
         port.free(frame);
