@@ -1,1 +1,41 @@
-//! Skeleton.
+//! Burst in, verdicts out: what happens to a packet.
+//!
+//! What it is: parse, flow lookup, rewrite; on a miss rules, service, backend, translation; answers made here (echo, ARP,
+//! neighbour discovery, time exceeded, RST). What it is not: I/O. It never allocates, blocks or makes a system call, and it
+//! neither sends nor frees a frame: it says what to do with each.
+//!
+//! Entry point: [`Pipeline::process`]. One lcore owns one pipeline; nothing in it is shared but the [`Counters`], which
+//! others may read.
+//!
+//! The hot path goes over the whole burst in stages, so that memory latency overlaps: parse, hash and prefetch the flow
+//! bucket; look up and prefetch the flow; verify and rewrite. A frame that any stage cannot finish goes to the slow path,
+//! which starts over with the general parser. The two mean the same; the fast one only recognises less.
+//!
+//! Invariants:
+//! - every frame gets exactly one verdict;
+//! - a frame that is not forwarded or answered is not changed, except that a partial checksum may be completed;
+//! - a held frame left no trace: it is processed again as if it had just come.
+#![forbid(unsafe_code)]
+
+mod burst;
+mod context;
+mod counters;
+mod error;
+mod first;
+mod hold;
+mod limit;
+mod pipeline;
+mod rewrite;
+mod side;
+mod slow;
+
+pub use context::{Now, ResolveRequest};
+pub use counters::{
+    Counter, Counters, DropCounters, FlowCounters, Limits, Originated, PortCounters,
+    TrafficCounters,
+};
+pub use hold::{Held, HoldQueue};
+pub use pipeline::{Pipeline, Settings};
+
+/// Frames that [`Pipeline::process`] takes at once, at most.
+pub const BURST: usize = 64;

@@ -1,0 +1,298 @@
+//! The pipeline: both families, the burst, and what the lcore calls between bursts.
+
+use std::sync::Arc;
+
+use march_flow::Key;
+use march_tables::{Generation, PartialChecksums, PortId, PortTable};
+use march_wire::{Buffer, DropReason, Packet, Verdict, fast};
+
+use crate::BURST;
+use crate::burst::{Staged, forward};
+use crate::context::{Context, Now, ResolveRequest, Shared};
+use crate::counters::Counters;
+use crate::limit::Answers;
+use crate::rewrite::{V4, V6, udp_mask};
+use crate::side::Side;
+
+/// What a pipeline is built with.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// IPv4 flows that fit: about 95 bytes each.
+    pub flows4: usize,
+    /// IPv6 flows that fit: about 160 bytes each.
+    pub flows6: usize,
+    /// Secret of the flow hash; draw it from the system's random source.
+    pub seed: (u64, u64),
+}
+
+/// The packet path of one lcore.
+pub struct Pipeline {
+    v4: Side<V4>,
+    v6: Side<V6>,
+    shared: Shared,
+    /// When the sweep last ran, and the fraction of an entry that it still owes.
+    swept_ms: u32,
+    owed: [u64; 2],
+}
+
+/// One whole round of the sweep takes this long: what a timeout may be late by.
+const SWEEP_ROUND_MS: u64 = 2_000;
+
+/// Entries looked at in one call at most, so that a late sweep does not delay a burst.
+const SWEEP_BUDGET: usize = 256;
+
+impl Pipeline {
+    /// Allocates everything. Call it on the lcore's own pinned thread: flow memory then comes from its NUMA node.
+    pub fn new(settings: Settings, counters: Arc<Counters>) -> std::io::Result<Self> {
+        Ok(Self {
+            v4: Side::new(settings.flows4, settings.seed)?,
+            v6: Side::new(settings.flows6, (settings.seed.1, settings.seed.0))?,
+            shared: Shared {
+                counters,
+                cursors: vec![0; usize::from(u16::MAX)].into(),
+                resolve: Vec::with_capacity(BURST),
+                answers: Answers::default(),
+                nat_salt: settings.seed.0 ^ settings.seed.1,
+            },
+            swept_ms: 0,
+            owed: [0; 2],
+        })
+    }
+
+    /// What this pipeline counts.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+
+    /// Live flows: IPv4, IPv6.
+    pub fn flows(&self) -> [usize; 2] {
+        [self.v4.flows.len(), self.v6.flows.len()]
+    }
+
+    /// Flows that fit: IPv4, IPv6.
+    pub fn capacity(&self) -> [usize; 2] {
+        [self.v4.flows.capacity(), self.v6.flows.capacity()]
+    }
+
+    /// Bytes of the flow tables.
+    pub fn memory_bytes(&self) -> usize {
+        self.v4.flows.memory_bytes() + self.v6.flows.memory_bytes()
+    }
+
+    /// Decides about up to [`BURST`] frames that came in on `ingress`, rewriting those that go on. `verdicts[i]` is about
+    /// `frames[i]`; both have the same length.
+    pub fn process<B: Buffer>(
+        &mut self,
+        generation: &Generation,
+        now: Now,
+        ingress: PortId,
+        frames: &mut [B],
+        verdicts: &mut [Verdict],
+    ) {
+        assert!(
+            frames.len() <= BURST && frames.len() == verdicts.len(),
+            "a burst is at most {BURST} frames"
+        );
+        let Some(port) = generation.port(ingress) else {
+            // The port left the configuration while frames were on their way.
+            verdicts.fill(Verdict::Drop(DropReason::NoService));
+            return;
+        };
+        if port.partial_checksums == PartialChecksums::Possible {
+            self.complete_checksums(ingress, frames);
+        }
+        let mut slow = self.stage(port, frames);
+        let counters = &*self.shared.counters;
+        if !self.v4.stage.packets().is_empty() {
+            self.v4.stage.probe(&self.v4.flows);
+            slow |= forward::<V4, B>(
+                &self.v4.stage,
+                &mut self.v4.flows,
+                generation,
+                counters,
+                now,
+                frames,
+                verdicts,
+            );
+        }
+        if !self.v6.stage.packets().is_empty() {
+            self.v6.stage.probe(&self.v6.flows);
+            slow |= forward::<V6, B>(
+                &self.v6.stage,
+                &mut self.v6.flows,
+                generation,
+                counters,
+                now,
+                frames,
+                verdicts,
+            );
+        }
+        if slow != 0 {
+            let context = Context {
+                generation,
+                ingress,
+                port,
+                now,
+            };
+            self.process_slow(&context, slow, frames, verdicts);
+        }
+    }
+
+    /// First stage: sorts frames into the two families' stages; returns a bit for each that neither recognised.
+    #[inline]
+    fn stage<B: Buffer>(&mut self, port: &PortTable, frames: &[B]) -> u64 {
+        const MAC_MASK: u64 = 0x0000_ffff_ffff_ffff;
+        let [a, b, c, d, e, f] = port.mac;
+        let own = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        self.v4.stage.clear();
+        self.v6.stage.clear();
+        let mut slow = 0u64;
+        for (index, frame) in (0u8..).zip(frames) {
+            if let Some(next) = frames.get(usize::from(index) + 4) {
+                next.prefetch();
+            }
+            let bytes = frame.bytes();
+            let to_us = bytes
+                .first_chunk::<8>()
+                .is_some_and(|head| u64::from_le_bytes(*head) & MAC_MASK == own);
+            if !to_us {
+                slow |= 1 << index;
+            } else if let Some(packet) = fast::v4(bytes) {
+                let key = Key {
+                    addresses: march_flow::Ipv4Pair(packet.addresses),
+                    ports: packet.ports,
+                    protocol: packet.protocol,
+                };
+                self.v4.stage.push(
+                    &self.v4.flows,
+                    staged(key, u32::from(packet.ip_len), packet.tcp_flags, index),
+                );
+            } else if let Some(packet) = fast::v6(bytes) {
+                let ([a, b], [c, d]) = (packet.src, packet.dst);
+                let key = Key {
+                    addresses: march_flow::Ipv6Pair([a, b, c, d]),
+                    ports: packet.ports,
+                    protocol: packet.protocol,
+                };
+                self.v6.stage.push(
+                    &self.v6.flows,
+                    staged(key, packet.ip_len, packet.tcp_flags, index),
+                );
+            } else {
+                slow |= 1 << index;
+            }
+        }
+        slow
+    }
+
+    /// Everything that the fast path left, in the order in which it came.
+    #[cold]
+    #[inline(never)]
+    fn process_slow<B: Buffer>(
+        &mut self,
+        context: &Context<'_>,
+        mut slow: u64,
+        frames: &mut [B],
+        verdicts: &mut [Verdict],
+    ) {
+        while slow != 0 {
+            let index = slow.trailing_zeros() as usize;
+            slow &= slow - 1;
+            if let (Some(frame), Some(verdict)) = (frames.get_mut(index), verdicts.get_mut(index)) {
+                *verdict = self.slow(context, frame);
+            }
+        }
+    }
+
+    fn slow<B: Buffer>(&mut self, context: &Context<'_>, frame: &mut B) -> Verdict {
+        match march_wire::parse(frame.bytes()) {
+            Err(reason) => Verdict::Drop(reason),
+            Ok(packet) => match packet {
+                Packet::Arp(link) => crate::slow::arp(context, frame, &link),
+                Packet::Other(_) => crate::slow::other(context, frame),
+                Packet::Ip(packet) => match packet.family {
+                    march_wire::Family::V4 => {
+                        self.v4.packet(&mut self.shared, context, frame, &packet)
+                    }
+                    march_wire::Family::V6 => {
+                        self.v6.packet(&mut self.shared, context, frame, &packet)
+                    }
+                },
+            },
+        }
+    }
+
+    /// Frames of a local peer may carry checksums that its hardware was to finish.
+    #[cold]
+    #[inline(never)]
+    fn complete_checksums<B: Buffer>(&mut self, ingress: PortId, frames: &mut [B]) {
+        let mut completed = 0;
+        for frame in frames {
+            if let Ok(Packet::Ip(packet)) = march_wire::parse(frame.bytes()) {
+                completed += u64::from(
+                    march_wire::checksum::complete_partial(frame.bytes_mut(), &packet).is_some(),
+                );
+            }
+        }
+        if completed > 0
+            && let Some(port) = self.shared.counters.ports.get(usize::from(ingress))
+        {
+            port.checksums_completed.add(completed);
+        }
+    }
+
+    /// Removes flows whose time is over, a few entries per call: one whole round takes two seconds. Call it once per
+    /// loop, with frames or without.
+    pub fn expire(&mut self, generation: &Generation, now: Now) {
+        let elapsed_ms = u64::from(now.ms.wrapping_sub(self.swept_ms));
+        if elapsed_ms > 0 {
+            self.swept_ms = now.ms;
+            for (owed, capacity) in self
+                .owed
+                .iter_mut()
+                .zip([self.v4.flows.capacity(), self.v6.flows.capacity()])
+            {
+                let round = capacity as u64 * SWEEP_ROUND_MS;
+                *owed = (*owed + elapsed_ms * capacity as u64).min(round);
+            }
+        }
+        let [budget4, budget6] = [0, 1].map(|index| self.budget(index));
+        if budget4 > 0 {
+            self.v4
+                .expire(budget4, generation, &self.shared.counters, now);
+        }
+        if budget6 > 0 {
+            self.v6
+                .expire(budget6, generation, &self.shared.counters, now);
+        }
+    }
+
+    /// How many entries the sweep owes now, at most [`SWEEP_BUDGET`] at once.
+    fn budget(&mut self, index: usize) -> usize {
+        let Some(owed) = self.owed.get_mut(index) else {
+            return 0;
+        };
+        let entries = (*owed / SWEEP_ROUND_MS).min(SWEEP_BUDGET as u64);
+        *owed -= entries * SWEEP_ROUND_MS;
+        usize::try_from(entries).unwrap_or(SWEEP_BUDGET)
+    }
+
+    /// Next hops that frames wait for, since the last call. Never more than fit without allocating.
+    pub fn take_requests(&mut self) -> impl Iterator<Item = ResolveRequest> + '_ {
+        self.shared.resolve.drain(..)
+    }
+}
+
+#[inline]
+fn staged<P: Default>(key: Key<P>, ip_len: u32, flags: u8, frame: u8) -> Staged<P> {
+    let udp_mask = udp_mask(key.protocol);
+    Staged {
+        key,
+        udp_mask,
+        ip_len,
+        flags,
+        frame,
+        hash: 0,
+        candidate: march_flow::Candidate::MISS,
+    }
+}

@@ -1,0 +1,121 @@
+//! One address family's half of a pipeline: its flows, its stage of the burst, and what is counted when flows come and go.
+
+use march_flow::{Flow, FlowHandle, FlowState, FlowTable, InsertError};
+use march_tables::{Generation, Timeouts};
+
+use crate::burst::Stage;
+use crate::context::Now;
+use crate::counters::Counters;
+use crate::rewrite::IpVersion;
+
+/// Flows of one family.
+pub(crate) struct Side<F: IpVersion> {
+    pub flows: FlowTable<F::Pair>,
+    pub stage: Stage<F::Pair>,
+}
+
+impl<F: IpVersion> Side<F> {
+    pub fn new(capacity: usize, seed: (u64, u64)) -> std::io::Result<Self> {
+        Ok(Self {
+            flows: FlowTable::new(capacity, seed)?,
+            stage: Stage::new(),
+        })
+    }
+
+    /// Inserts a flow, making room if there is none. `None` if both its buckets stay crowded or a key is taken.
+    pub fn insert(
+        &mut self,
+        flow: Flow<F::Pair>,
+        counters: &Counters,
+        now: Now,
+    ) -> Option<FlowHandle> {
+        /// Evictions for one insertion: the first makes an entry free; more only help crowded buckets.
+        const EVICTIONS: usize = 4;
+        for _ in 0..=EVICTIONS {
+            match self.flows.insert(flow) {
+                Ok(index) => {
+                    counters.flows.created.add(1);
+                    counters.flows.live[F::INDEX].set(self.flows.len() as u64);
+                    for traffic in traffic_of(&flow, counters) {
+                        traffic.flows_created.add(1);
+                        traffic.flows.add(1);
+                    }
+                    return Some(FlowHandle {
+                        index,
+                        direction: march_flow::Direction::Forward,
+                    });
+                }
+                Err(InsertError::Taken) => return None,
+                Err(InsertError::Full | InsertError::Crowded) => {
+                    let evicted = self.flows.evict(now.ms)?;
+                    counters.flows.evicted.add(1);
+                    forget(&evicted, counters);
+                }
+            }
+        }
+        None
+    }
+
+    /// Removes a flow.
+    pub fn remove(&mut self, index: u32, counters: &Counters) {
+        let flow = self.flows.remove(index);
+        forget(&flow, counters);
+        counters.flows.live[F::INDEX].set(self.flows.len() as u64);
+    }
+
+    /// Looks at the next `budget` entries and removes the flows whose time is over.
+    pub fn expire(
+        &mut self,
+        budget: usize,
+        generation: &Generation,
+        counters: &Counters,
+        now: Now,
+    ) {
+        if self.flows.is_empty() {
+            return;
+        }
+        let is_over = |flow: &Flow<F::Pair>| flow.idle_ms(now.ms) >= timeout_ms(flow, generation);
+        self.flows.sweep(budget, is_over, |flow| {
+            counters.flows.expired.add(1);
+            forget(flow, counters);
+        });
+        counters.flows.live[F::INDEX].set(self.flows.len() as u64);
+    }
+}
+
+/// How long this flow may be silent.
+fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation) -> u32 {
+    let service = usize::from(flow.service);
+    let timeouts = if service < generation.services.len() {
+        generation.services.get(flow.service).timeouts
+    } else {
+        Timeouts::default()
+    };
+    match flow.state {
+        FlowState::Free | FlowState::Closed => 0,
+        FlowState::SynSent | FlowState::SynReceived => timeouts.syn_ms,
+        FlowState::Established => timeouts.established_ms,
+        FlowState::ClosingForward
+        | FlowState::ClosingReverse
+        | FlowState::LastAckForward
+        | FlowState::LastAckReverse => timeouts.closing_ms,
+        FlowState::Datagram => timeouts.udp_ms,
+        FlowState::Echo => timeouts.icmp_ms,
+    }
+}
+
+/// The service's and the backend's counters, where the flow has them.
+pub(crate) fn traffic_of<'a, A>(
+    flow: &Flow<A>,
+    counters: &'a Counters,
+) -> impl Iterator<Item = &'a crate::counters::TrafficCounters> {
+    let service = counters.services.get(usize::from(flow.service));
+    let backend = counters.backends.get(usize::from(flow.backend));
+    service.into_iter().chain(backend)
+}
+
+fn forget<A>(flow: &Flow<A>, counters: &Counters) {
+    for traffic in traffic_of(flow, counters) {
+        traffic.flows.subtract(1);
+    }
+}
