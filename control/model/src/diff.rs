@@ -76,6 +76,9 @@ fn fields(before: &Document, after: &Document) -> Vec<FieldChange> {
     changes
 }
 
+/// The parts of an object or a list, by path.
+type Parts<'a> = BTreeMap<String, &'a Value>;
+
 fn compare(
     path: String,
     before: Option<&Value>,
@@ -85,25 +88,7 @@ fn compare(
     if before == after {
         return;
     }
-    let parts = match (before, after) {
-        (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            let dot = if path.is_empty() { "" } else { "." };
-            let name = |key: &String| format!("{path}{dot}{key}");
-            Some((
-                a.iter().map(|(k, v)| (name(k), v)).collect(),
-                b.iter().map(|(k, v)| (name(k), v)).collect(),
-            ))
-        }
-        (Some(Value::Array(a)), Some(Value::Array(b))) => {
-            let name = |item: &Value| format!("{path}[{}]", identity(item));
-            Some((
-                a.iter().map(|v| (name(v), v)).collect(),
-                b.iter().map(|v| (name(v), v)).collect(),
-            ))
-        }
-        _ => None,
-    };
-    let Some((a, b)): Option<(BTreeMap<String, &Value>, BTreeMap<String, &Value>)> = parts else {
+    let (Some(a), Some(b)) = (parts(&path, before), parts(&path, after)) else {
         changes.push(FieldChange {
             path,
             before: before.map(canonical_json),
@@ -121,6 +106,24 @@ fn compare(
             b.get(name).copied(),
             changes,
         );
+    }
+}
+
+fn parts<'a>(path: &str, value: Option<&'a Value>) -> Option<Parts<'a>> {
+    let dot = if path.is_empty() { "" } else { "." };
+    match value? {
+        Value::Object(map) => Some(
+            map.iter()
+                .map(|(key, value)| (format!("{path}{dot}{key}"), value))
+                .collect(),
+        ),
+        Value::Array(items) => Some(
+            items
+                .iter()
+                .map(|item| (format!("{path}[{}]", identity(item)), item))
+                .collect(),
+        ),
+        _ => None,
     }
 }
 

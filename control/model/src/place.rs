@@ -125,7 +125,7 @@ impl<'a> Place<'a> {
     /// A whole number from `least` to `most`.
     pub fn number<T>(&self, least: T, most: T) -> Option<T>
     where
-        T: TryFrom<u64> + PartialOrd + std::fmt::Display,
+        T: Copy + TryFrom<u64> + PartialOrd + std::fmt::Display,
     {
         self.parse_with(|text| {
             whole_number(text)
@@ -197,20 +197,18 @@ impl<'a> Place<'a> {
 
     /// A mapping, to be read field by field.
     pub fn mapping(&self) -> Option<Fields<'_, 'a>> {
-        match &self.tree.node {
-            Node::Mapping(entries) => Some(Fields {
+        if let Node::Mapping(entries) = &self.tree.node {
+            return Some(Fields {
                 place: self,
                 entries,
                 known: Vec::new(),
-            }),
-            _ => {
-                self.error(format!(
-                    "must be a mapping of fields, not {}",
-                    self.tree.describe()
-                ));
-                None
-            }
+            });
         }
+        self.error(format!(
+            "must be a mapping of fields, not {}",
+            self.tree.describe()
+        ));
+        None
     }
 
     /// A mapping of free keys to text.
@@ -261,13 +259,11 @@ impl<'a> Fields<'_, 'a> {
         field: &'static str,
         read: impl FnOnce(&Place<'a>) -> Option<T>,
     ) -> Option<T> {
-        match self.find(field) {
-            Some(place) => read(&place),
-            None => {
-                self.error(field, format!("the field `{field}` is missing"));
-                None
-            }
+        let place = self.find(field);
+        if place.is_none() {
+            self.error(field, format!("the field `{field}` is missing"));
         }
+        read(&place?)
     }
 
     /// A field with a default. Nothing only if it is there and wrong.

@@ -134,7 +134,7 @@ fn backends(place: &Place<'_>) -> Option<Vec<Backend>> {
         place.error("the pool is empty; give at least one backend, or delete the pool".to_owned());
         return None;
     }
-    list.sort_by(|(_, a), (_, b)| (a.address, a.port).cmp(&(b.address, b.port)));
+    list.sort_by_key(|(_, backend)| (backend.address, backend.port));
     let mut unique = true;
     for pair in list.windows(2) {
         let [(first, a), (second, b)] = pair else {
