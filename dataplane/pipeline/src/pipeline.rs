@@ -296,3 +296,6 @@ fn staged<P: Default>(key: Key<P>, ip_len: u32, flags: u8, frame: u8) -> Staged<
         candidate: march_flow::Candidate::MISS,
     }
 }
+
+#[cfg(test)]
+mod tests;
