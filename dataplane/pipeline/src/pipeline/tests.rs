@@ -477,7 +477,7 @@ fn rules_deny_services_and_allow_transit() {
                 rule("ssh", Action::Allow, 22),
                 rule("no-web", Action::Drop, 80),
             ]
-            .into()
+            .into();
         });
         let out = world.forwarded(0, &transit, 1);
         assert_eq!(
@@ -783,7 +783,7 @@ fn a_pool_of_nat_ports_runs_out_by_name_and_comes_back() {
             let (verdict, bytes) = world.send(0, &from_client(ends).udp(4_000 + port, 53).build());
             match verdict {
                 Verdict::Forward { .. } => {
-                    assert!(seen.insert(tuple_of(&bytes).2), "a port is used once")
+                    assert!(seen.insert(tuple_of(&bytes).2), "a port is used once");
                 }
                 Verdict::Drop(DropReason::NatExhausted) => exhausted += 1,
                 other => panic!("{other:?}"),
