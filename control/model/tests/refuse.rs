@@ -1,6 +1,7 @@
 //! What is refused: every error at once, with file, line, column, field path and a way out.
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use march_model::{
@@ -41,7 +42,7 @@ fn service(name: &str, address: &str, port: &str, pool: &str) -> String {
 
 #[test]
 fn every_error_comes_at_once_with_its_place() {
-    let text = r#"apiVersion: marchproxy/v1
+    let text = r"apiVersion: marchproxy/v1
 kind: Pool
 metadata: { name: web, lables: {} }
 spec:
@@ -65,7 +66,7 @@ spec:
   match: { sources: [10.0.0.1/8], ports: [80], sourcePorts: [9-2] }
   action: deny
   action: drop
-"#;
+";
     assert_eq!(
         errors(text),
         [
@@ -94,6 +95,7 @@ spec:
 
 /// One broken thing and words that its error must have.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn each_semantic_error_names_the_thing() {
     let web = || pool("web", "10.0.0.1") + &service("web", "192.0.2.10", "80", "web");
     let port = |name: &str, spec: &str| document("Port", name, &format!("{{ node: n1, {spec} }}"));
@@ -316,7 +318,7 @@ fn bombs_are_defused() {
     let mut aliases = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let items = vec![format!("*a{}", level - 1); 10].join(", ");
-        aliases += &format!("a{level}: &a{level} [{items}]\n");
+        writeln!(aliases, "a{level}: &a{level} [{items}]").unwrap();
     }
     assert!(
         errors(&aliases)[0].contains("once aliases are followed"),
