@@ -102,6 +102,7 @@ pub const fn step(state: FlowState, direction: Direction, event: Event) -> Step 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt::Write as _;
 
     fn walk(steps: &[(Direction, u8)]) -> FlowState {
         let mut state = FlowState::SynSent;
@@ -186,7 +187,7 @@ mod tests {
                         Step::Restart => "Restart".to_owned(),
                     })
                     .collect();
-                matrix += &format!("{state:?} {direction:?}: {}\n", cells.join(" "));
+                writeln!(matrix, "{state:?} {direction:?}: {}", cells.join(" ")).unwrap();
             }
         }
         let expected = "\

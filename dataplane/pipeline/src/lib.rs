@@ -21,6 +21,7 @@ mod burst;
 mod context;
 mod counters;
 mod error;
+mod explain;
 mod first;
 mod hold;
 mod limit;
@@ -34,6 +35,7 @@ pub use counters::{
     Counter, Counters, DropCounters, FlowCounters, Limits, Originated, PortCounters,
     TrafficCounters,
 };
+pub use explain::{Explanation, Station, explain};
 pub use hold::{Held, HoldQueue};
 pub use pipeline::{Pipeline, Settings};
 

@@ -897,3 +897,49 @@ fn a_burst_of_both_families_keeps_each_verdict_with_its_frame() {
         }
     }
 }
+
+#[test]
+fn explain_tells_what_process_does() {
+    for ends in ENDS {
+        let mut world = World::new();
+        let packets = [
+            (0, from_client(ends).tcp(4_000, 80, SYN)),
+            (0, from_client(ends).tcp(4_000, 82, SYN)),
+            (0, from_client(ends).udp(4_000, 53).ttl(1)),
+            (
+                0,
+                PacketBuilder::between(ends.client, ends.backend)
+                    .macs(CLIENT_MAC, LAN_MAC)
+                    .udp(1, 2),
+            ),
+            (1, answer_from_backend(ends, 22)),
+        ];
+        for (ingress, packet) in packets {
+            let explanation = crate::explain(&world.generation, ingress, &packet.build()).unwrap();
+            let (verdict, _) = world.send(ingress, &packet.build());
+            assert_eq!(explanation.verdict, verdict, "{:?}", explanation.stations);
+            assert_eq!(explanation.stations.last().unwrap().stage, "verdict");
+        }
+        let story = crate::explain(
+            &world.generation,
+            0,
+            &from_client(ends).tcp(4_000, 80, SYN).build(),
+        )
+        .unwrap();
+        let said: Vec<&str> = story
+            .stations
+            .iter()
+            .map(|station| station.said.as_str())
+            .collect();
+        let text = said.join("\n");
+        for word in [
+            "no rule matches",
+            "full_nat",
+            ends.backend,
+            "out of wan",
+            "02:00:00:00:00:b1",
+        ] {
+            assert!(text.contains(word), "{word} in\n{text}");
+        }
+    }
+}
