@@ -45,8 +45,6 @@ pub enum InsertError {
     Full,
     /// No way left in the buckets of one of the two keys. Rare at the loads that [`FlowTable::new`] sizes for.
     Crowded,
-    /// One of the two keys is taken by another flow.
-    Taken,
 }
 
 /// All flows of one address family on one lcore.
@@ -197,13 +195,16 @@ impl<A: AddressPair> FlowTable<A> {
         &mut self.flows[index as usize]
     }
 
-    /// Inserts a flow under both its keys, or under neither.
+    /// Inserts a flow under both its keys, or under neither. The caller has looked: neither key is in use, and the two
+    /// differ.
     pub fn insert(&mut self, flow: Flow<A>) -> Result<u32, InsertError> {
-        debug_assert_ne!(flow.state, FlowState::Free);
         let keys = [flow.key(Direction::Forward), flow.key(Direction::Reverse)];
-        if keys[0] == keys[1] || keys.iter().any(|key| self.find(key).is_some()) {
-            return Err(InsertError::Taken);
-        }
+        debug_assert_ne!(flow.state, FlowState::Free);
+        debug_assert_ne!(keys[0], keys[1]);
+        debug_assert!(
+            keys.iter().all(|key| self.find(key).is_none()),
+            "a key is in use"
+        );
         let index = *self.free.last().ok_or(InsertError::Full)?;
         self.flows[index as usize] = flow;
         let hashes = keys.map(|key| self.hash(&key));

@@ -150,7 +150,7 @@ impl<F: IpVersion> Side<F> {
             }
         };
         match service.mode {
-            Mode::Nat => Ok(answers_to(tuple.src, tuple.src_port)),
+            Mode::Nat => self.unused(answers_to(tuple.src, tuple.src_port)),
             Mode::FullNat => {
                 let pool = context
                     .generation
@@ -164,10 +164,19 @@ impl<F: IpVersion> Side<F> {
                 let salt = shared.nat_salt >> 16;
                 free_tuple(pool, salt, |source, source_port| {
                     let key = answers_to(source, source_port);
-                    self.flows.find(&key).is_none().then_some(key)
+                    self.unused(key).ok()
                 })
                 .ok_or(Verdict::Drop(DropReason::NatExhausted))
             }
+        }
+    }
+
+    /// The key, if no flow has it: two flows whose answers look the same cannot be told apart.
+    fn unused(&self, key: Key<F::Pair>) -> Step<Key<F::Pair>> {
+        if self.flows.find(&key).is_some() {
+            Err(Verdict::Drop(DropReason::NatExhausted))
+        } else {
+            Ok(key)
         }
     }
 
@@ -199,7 +208,12 @@ impl<F: IpVersion> Side<F> {
             return expired(shared, context, frame, transit.packet);
         }
         let forward = transit.key();
-        let mut flow = Flow::new(forward, forward.swapped(), state, context.now.ms);
+        let mut flow = Flow::new(
+            forward,
+            self.unused(forward.swapped())?,
+            state,
+            context.now.ms,
+        );
         flow.epoch = context.generation.epoch;
         // A frame that has to wait leaves no flow behind.
         flow.next_hop[0] = resolve::<F>(shared, context, transit.dst)?;

@@ -22,7 +22,7 @@ impl<F: IpVersion> Side<F> {
         })
     }
 
-    /// Inserts a flow, making room if there is none. `None` if both its buckets stay crowded or a key is taken.
+    /// Inserts a flow whose keys are not in use, making room if there is none. `None` if its buckets stay crowded.
     pub fn insert(
         &mut self,
         flow: Flow<F::Pair>,
@@ -45,7 +45,6 @@ impl<F: IpVersion> Side<F> {
                         direction: march_flow::Direction::Forward,
                     });
                 }
-                Err(InsertError::Taken) => return None,
                 Err(InsertError::Full | InsertError::Crowded) => {
                     let evicted = self.flows.evict(now.ms)?;
                     counters.flows.evicted.add(1);

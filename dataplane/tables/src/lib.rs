@@ -20,6 +20,7 @@ mod affinity;
 mod build;
 mod config;
 mod generation;
+mod keyed;
 mod local;
 mod lpm;
 mod maglev;

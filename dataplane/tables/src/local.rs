@@ -1,11 +1,11 @@
 //! Which addresses are ours, and whose: the kernel's, a service's, or a NAT pool's.
 
 use core::net::IpAddr;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use march_wire::tuple::{Address, IpPrefix};
 
+use crate::keyed::KeyedMap;
 use crate::{PortId, PortTable, RouteTarget, Service};
 
 /// Whose an address is.
@@ -35,8 +35,7 @@ pub struct Announcement {
 /// Addresses of this node.
 #[derive(Debug, Default)]
 pub struct LocalAddresses {
-    /// Keyed by the standard library's random `SipHash`: destinations come from strangers.
-    kinds: HashMap<IpAddr, AddressKind>,
+    kinds: KeyedMap<IpAddr, AddressKind>,
     /// VIPs that are prefixes; few.
     prefixes: Box<[IpPrefix]>,
     announcements: Box<[Announcement]>,
@@ -46,7 +45,7 @@ pub struct LocalAddresses {
 
 impl LocalAddresses {
     pub(crate) fn new(config: &crate::Config) -> Self {
-        let mut kinds: HashMap<IpAddr, AddressKind> = HashMap::new();
+        let mut kinds: KeyedMap<IpAddr, AddressKind> = KeyedMap::default();
         let mut prefixes = Vec::new();
         for service in &*config.services {
             if service.address.is_host() {
@@ -107,7 +106,7 @@ fn nat_addresses(port: &PortTable) -> impl Iterator<Item = IpAddr> {
 
 fn announcements(
     config: &crate::Config,
-    kinds: &HashMap<IpAddr, AddressKind>,
+    kinds: &KeyedMap<IpAddr, AddressKind>,
 ) -> Box<[Announcement]> {
     let is_kind = |address: &IpAddr, kind| kinds.get(address) == Some(&kind);
     let mut list = Vec::new();

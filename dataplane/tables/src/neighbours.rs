@@ -1,10 +1,10 @@
 //! Next hops: the table of adjacencies, and the map that finds one.
 
 use core::net::IpAddr;
-use std::collections::HashMap;
 
 use march_wire::tuple::Address;
 
+use crate::keyed::KeyedMap;
 use crate::{AdjacencyId, PortId};
 
 /// Whether a next hop's MAC address is known.
@@ -38,9 +38,8 @@ const _: () = assert!(core::mem::offset_of!(Adjacency, rewrite) == 0);
 /// The key of every adjacency, and the way back.
 #[derive(Clone, Debug, Default)]
 pub struct Neighbours {
-    /// Keyed by the standard library's random `SipHash`: an attacker who can make the kernel learn neighbours cannot
-    /// choose collisions.
-    ids: HashMap<(PortId, IpAddr), AdjacencyId>,
+    /// The kernel bounds how many neighbours it learns, and the seed is random.
+    ids: KeyedMap<(PortId, IpAddr), AdjacencyId>,
     keys: Vec<(PortId, IpAddr)>,
 }
 

@@ -1,11 +1,11 @@
 //! The service map: which service, if any, a destination belongs to.
 
 use core::net::IpAddr;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use march_wire::tuple::{Address, IpPrefix};
 
+use crate::keyed::KeyedMap;
 use crate::{BuildError, NONE, PoolId, ServiceId};
 
 /// How a service's packets are rewritten.
@@ -88,8 +88,8 @@ impl Service {
 #[derive(Debug)]
 pub struct Services {
     services: Arc<[Service]>,
-    /// One address, one port. The standard library's random `SipHash`: keys come from strangers.
-    exact: HashMap<(IpAddr, u8, u16), ServiceId>,
+    /// One address, one port.
+    exact: KeyedMap<(IpAddr, u8, u16), ServiceId>,
     /// Prefixes and port ranges, longest prefix first; few.
     wide: Box<[ServiceId]>,
 }
@@ -98,7 +98,7 @@ impl Services {
     /// Compiles services; fails when two claim the same address, protocol and port with equally long prefixes.
     pub(crate) fn new(services: &Arc<[Service]>) -> Result<Self, BuildError> {
         refuse_overlap(services)?;
-        let mut exact = HashMap::new();
+        let mut exact = KeyedMap::default();
         let mut wide: Vec<ServiceId> = Vec::new();
         for (id, service) in (0..).zip(&**services) {
             if service.is_exact() {
