@@ -1,7 +1,7 @@
 //! The tier itself: which listeners there should be, and bringing about exactly those.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) accept_errors: AtomicU64,
+    open_listeners: AtomicUsize,
     drops: DropCounters,
     running: ArcSwap<Running>,
 }
@@ -120,6 +121,7 @@ impl SocketTier {
             sessions: Arc::new(Semaphore::new(limits.udp_sessions)),
             limits,
             accept_errors: AtomicU64::new(0),
+            open_listeners: AtomicUsize::new(0),
             drops: DropCounters::default(),
             running: ArcSwap::from_pointee(Running::new(generation, None)),
         };
@@ -147,23 +149,18 @@ impl SocketTier {
                 .await;
         }
         close_unwanted(&mut listeners, &wanted, &self.shared.limits, &mut report).await;
+        let open = listeners.values().filter(|one| one.is_open()).count();
+        self.shared.open_listeners.store(open, Relaxed);
         report
     }
 
     /// The counters now.
-    pub async fn read(&self) -> TierReading {
-        let listeners = self
-            .listeners
-            .lock()
-            .await
-            .values()
-            .filter(|one| one.is_open())
-            .count();
+    pub fn read(&self) -> TierReading {
         let running = self.shared.running();
         let limits = &self.shared.limits;
         TierReading {
             generation: running.generation.id,
-            listeners,
+            listeners: self.shared.open_listeners.load(Relaxed),
             connections: limits.connections - self.shared.connections.available_permits(),
             udp_sessions: limits.udp_sessions - self.shared.sessions.available_permits(),
             accept_errors: self.shared.accept_errors.load(Relaxed),

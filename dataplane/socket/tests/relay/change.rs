@@ -148,7 +148,7 @@ async fn a_prefix_and_a_port_range_listen_on_each() {
     let mut config = config(SocketAddr::new(V4, first), TCP, &[backend]);
     config.services = vec![wide].into();
     let world = World::start(Limits::default(), config).await;
-    assert_eq!(world.tier.read().await.listeners, 8);
+    assert_eq!(world.tier.read().listeners, 8);
     for last in 0..4 {
         for port in [first, first + 1] {
             let vip = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 7, 7, last)), port);
@@ -221,7 +221,7 @@ async fn a_vip_that_is_not_local_yet_can_be_listened_on() {
     ] {
         let vip = vip.parse().expect("an address");
         let world = World::start(Limits::default(), config(vip, protocol, &[backend])).await;
-        assert_eq!(world.tier.read().await.listeners, 1);
+        assert_eq!(world.tier.read().listeners, 1);
     }
 }
 

@@ -59,7 +59,7 @@ async fn echoes_in_every_family_combination() {
             (4, 5),
             "four echoed, one greeting"
         );
-        let backend = &world.tier.read().await.backends[0];
+        let backend = &world.tier.read().backends[0];
         assert_eq!((backend.accepted, backend.active), (1, 0));
         assert_eq!((backend.bytes_in, backend.bytes_out), (4, 5));
         assert_eq!(backend.connect_errors, 0);
@@ -218,7 +218,7 @@ async fn a_dead_backend_is_passed_over() {
         let (_, greeting) = greeted(vip).await.expect("served by the live one");
         assert_eq!(greeting, b'a');
     }
-    let reading = world.tier.read().await;
+    let reading = world.tier.read();
     assert!(
         reading.backends[0].connect_errors > 0,
         "40 clients and none was sent to the dead one"
@@ -254,7 +254,7 @@ async fn a_backend_that_does_not_answer_is_passed_over_in_time() {
     for _ in 0..40 {
         assert_eq!(greeted(vip).await.expect("served by the live one").1, b'a');
     }
-    assert!(world.tier.read().await.backends[0].connect_errors > 0);
+    assert!(world.tier.read().backends[0].connect_errors > 0);
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn no_backend_left_is_a_reset_and_a_reason() {
     assert!(greeted(vip).await.is_err());
     assert_eq!(world.drops(DropReason::NoBackend).await, 1);
     assert_eq!(
-        world.tier.read().await.backends[0].connect_errors,
+        world.tier.read().backends[0].connect_errors,
         1,
         "tried once, not three times"
     );
@@ -277,7 +277,7 @@ async fn no_backend_left_is_a_reset_and_a_reason() {
         2
     );
     assert_eq!(
-        world.tier.read().await.backends[0].connect_errors,
+        world.tier.read().backends[0].connect_errors,
         1,
         "not tried at all"
     );
@@ -306,7 +306,7 @@ async fn a_denied_client_is_reset_and_counted() {
     let web = world.service("web").await;
     assert_eq!(web.drops[DropReason::RuleDrop as usize], 1);
     assert_eq!(web.accepted, 1);
-    assert_eq!(world.tier.read().await.backends[0].accepted, 1);
+    assert_eq!(world.tier.read().backends[0].accepted, 1);
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ async fn sessions_are_bounded() {
         now.drops[DropReason::TableFull as usize] == 1
     })
     .await;
-    assert_eq!(world.tier.read().await.udp_sessions, 2);
+    assert_eq!(world.tier.read().udp_sessions, 2);
     assert_eq!(ask(&clients[0], b"still").await, b"astill");
 }
 
@@ -173,7 +173,7 @@ async fn a_removed_service_keeps_its_sessions_until_the_drain_is_over() {
     ask(&client, b"one").await;
 
     assert_eq!(world.set_services(Vec::new()).await.closed, 1);
-    assert_eq!(world.tier.read().await.listeners, 0);
+    assert_eq!(world.tier.read().listeners, 0);
     assert_eq!(
         ask(&client, b"two").await,
         b"atwo",
@@ -214,7 +214,7 @@ async fn a_removed_service_gives_its_port_back_after_the_drain() {
         }
     })
     .await;
-    assert_eq!(world.tier.read().await.udp_sessions, 0);
+    assert_eq!(world.tier.read().udp_sessions, 0);
     let report = world.set_services(vec![service("web", vip, UDP)]).await;
     assert_eq!((report.opened, report.failures.len()), (1, 0));
     assert_eq!(ask(&udp_client(V4, vip).await, b"two").await, b"atwo");

@@ -35,7 +35,7 @@ pub async fn eventually(
 ) {
     soon(what, async {
         loop {
-            if is_met(&world.tier.read().await) {
+            if is_met(&world.tier.read()) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -90,7 +90,7 @@ impl World {
 
     /// The reading of the service called `name`.
     pub async fn service(&self, name: &str) -> ServiceReading {
-        let reading = self.tier.read().await;
+        let reading = self.tier.read();
         let found = reading
             .services
             .into_iter()
@@ -100,7 +100,7 @@ impl World {
 
     /// How often `reason` was counted over all services.
     pub async fn drops(&self, reason: DropReason) -> u64 {
-        self.tier.read().await.drops[reason as usize]
+        self.tier.read().drops[reason as usize]
     }
 }
 
