@@ -6,11 +6,17 @@
 //! What it is not: a generator of expectations. What must come out is written by hand from the specification and never
 //! recorded from a run.
 //!
-//! Entry point: [`vector::Suite::shipped`].
+//! Entry points: [`vector::Suite::shipped`] for the set, [`rig::Rig::run`] to run it over a tier; `tests/` has one run per
+//! tier.
+//!
+//! Tiers: [`mem`].
 
 pub mod compare;
+pub mod config;
 pub mod encode;
 pub mod layer;
+pub mod mem;
+pub mod rig;
 pub mod vector;
 
 #[cfg(test)]
