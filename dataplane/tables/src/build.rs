@@ -238,7 +238,11 @@ fn check_ports(config: &Config) -> Result<(), BuildError> {
 
 fn check_services(config: &Config) -> Result<(), BuildError> {
     too_many("pools", config.pools.len())?;
-    for service in &*config.services {
+    for service in config
+        .services
+        .iter()
+        .filter(|service| !service.is_vacant())
+    {
         if usize::from(service.pool) >= config.pools.len() {
             return Err(BuildError::UnknownPool {
                 service: service.name.clone(),

@@ -112,6 +112,28 @@ pub struct Rule {
     pub action: Action,
 }
 
+impl Rule {
+    /// A place without a rule: it keeps the ids of those behind it, which counters remember.
+    #[must_use]
+    pub fn vacant() -> Self {
+        Self {
+            name: Box::default(),
+            priority: 0,
+            sources: Vec::new(),
+            destinations: Vec::new(),
+            source_ports: Vec::new(),
+            ports: Vec::new(),
+            protocol: None,
+            action: Action::Drop,
+        }
+    }
+
+    /// True for a place without a rule: it has no name.
+    pub fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
 /// Where a route of the kernel points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouteTarget {

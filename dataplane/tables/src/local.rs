@@ -47,7 +47,11 @@ impl LocalAddresses {
     pub(crate) fn new(config: &crate::Config) -> Self {
         let mut kinds: KeyedMap<IpAddr, AddressKind> = KeyedMap::default();
         let mut prefixes = Vec::new();
-        for service in &*config.services {
+        for service in config
+            .services
+            .iter()
+            .filter(|service| !service.is_vacant())
+        {
             if service.address.is_host() {
                 kinds.insert(service.address.address(), AddressKind::Vip);
             } else {
@@ -112,7 +116,8 @@ fn announcements(
     let mut list = Vec::new();
     let vip = |service: &Service| {
         let address = service.address.address();
-        (service.address.is_host() && is_kind(&address, AddressKind::Vip)).then_some(address)
+        (!service.is_vacant() && service.address.is_host() && is_kind(&address, AddressKind::Vip))
+            .then_some(address)
     };
     for address in config.services.iter().filter_map(vip) {
         let connected = config.routes.iter().filter_map(|route| match route.target {

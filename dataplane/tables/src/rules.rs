@@ -284,7 +284,10 @@ impl Rules {
                 last: range.last,
             });
         }
-        let mut order: Vec<(RuleId, &Rule)> = (0..).zip(&**source).collect();
+        let mut order: Vec<(RuleId, &Rule)> = (0..)
+            .zip(&**source)
+            .filter(|(_, rule)| !rule.is_vacant())
+            .collect();
         order.sort_by_key(|(id, rule)| (rule.priority, &rule.name, *id));
         Ok(Self {
             v4: order

@@ -79,6 +79,27 @@ pub struct Service {
 }
 
 impl Service {
+    /// A place without a service: it keeps the ids of those behind it, which flows and counters remember.
+    #[must_use]
+    pub fn vacant() -> Self {
+        Self {
+            name: Box::default(),
+            address: IpPrefix::host(IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED)),
+            protocol: 0,
+            first_port: 0,
+            last_port: 0,
+            pool: NONE,
+            mode: Mode::default(),
+            affinity: Affinity::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// True for a place without a service: it has no name.
+    pub fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
+
     fn is_exact(&self) -> bool {
         self.address.is_host() && self.first_port == self.last_port
     }
@@ -101,6 +122,9 @@ impl Services {
         let mut exact = KeyedMap::default();
         let mut wide: Vec<ServiceId> = Vec::new();
         for (id, service) in (0..).zip(&**services) {
+            if service.is_vacant() {
+                continue;
+            }
             if service.is_exact() {
                 let key = (
                     service.address.address(),
@@ -143,12 +167,12 @@ impl Services {
         &self.services[usize::from(id)]
     }
 
-    /// How many there are; ids are below it.
+    /// How many places there are, vacant ones included; ids are below it.
     pub fn len(&self) -> usize {
         self.services.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no place at all.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
@@ -166,7 +190,10 @@ fn refuse_overlap(services: &[Service]) -> Result<(), BuildError> {
             count: services.len(),
         });
     }
-    let mut order: Vec<&Service> = services.iter().collect();
+    let mut order: Vec<&Service> = services
+        .iter()
+        .filter(|service| !service.is_vacant())
+        .collect();
     order.sort_by_key(|service| {
         let prefix = service.address;
         (
@@ -196,6 +223,20 @@ fn refuse_overlap(services: &[Service]) -> Result<(), BuildError> {
 mod tests {
     use super::*;
     use core::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn a_vacant_place_keeps_the_ids_of_the_others() {
+        let services: Arc<[Service]> = [
+            Service::vacant(),
+            service("web", "192.0.2.1/32", 6, (80, 80)),
+            Service::vacant(),
+        ]
+        .into();
+        let services = Services::new(&services).expect("vacant places never overlap");
+        assert_eq!(services.lookup(Ipv4Addr::new(192, 0, 2, 1), 6, 80), Some(1));
+        assert_eq!(services.lookup(Ipv4Addr::UNSPECIFIED, 0, 0), None);
+        assert_eq!(services.len(), 3);
+    }
     use proptest::prelude::*;
 
     fn service(name: &str, address: &str, protocol: u8, ports: (u16, u16)) -> Service {
