@@ -1,0 +1,7 @@
+//! The lcore over memory ports: what it moves, counts and keeps, turn by turn and on its own thread.
+
+mod allocation;
+mod conservation;
+mod thread;
+mod turns;
+mod world;
