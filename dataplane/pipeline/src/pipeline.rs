@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use march_flow::Key;
 use march_tables::{Generation, PartialChecksums, PortId, PortTable};
-use march_wire::{Buffer, DropReason, Packet, Verdict, fast};
+use march_wire::{Buffer, DropReason, Family, IpPacket, Packet, Verdict, fast};
 
 use crate::BURST;
 use crate::burst::{Staged, forward};
@@ -101,11 +101,15 @@ impl Pipeline {
         if port.partial_checksums == PartialChecksums::Possible {
             self.complete_checksums(ingress, frames);
         }
-        let mut slow = self.stage(port, frames);
+        let mut left = Left {
+            other: self.stage(port, frames),
+            v4: 0,
+            v6: 0,
+        };
         let counters = &*self.shared.counters;
         if !self.v4.stage.packets().is_empty() {
             self.v4.stage.probe(&self.v4.flows);
-            slow |= forward::<V4, B>(
+            left.v4 = forward::<V4, B>(
                 &self.v4.stage,
                 &mut self.v4.flows,
                 generation,
@@ -117,7 +121,7 @@ impl Pipeline {
         }
         if !self.v6.stage.packets().is_empty() {
             self.v6.stage.probe(&self.v6.flows);
-            slow |= forward::<V6, B>(
+            left.v6 = forward::<V6, B>(
                 &self.v6.stage,
                 &mut self.v6.flows,
                 generation,
@@ -127,14 +131,14 @@ impl Pipeline {
                 verdicts,
             );
         }
-        if slow != 0 {
+        if left.all() != 0 {
             let context = Context {
                 generation,
                 ingress,
                 port,
                 now,
             };
-            self.process_slow(&context, slow, frames, verdicts);
+            self.process_slow(&context, left, frames, verdicts);
         }
     }
 
@@ -191,33 +195,44 @@ impl Pipeline {
     fn process_slow<B: Buffer>(
         &mut self,
         context: &Context<'_>,
-        mut slow: u64,
+        left: Left,
         frames: &mut [B],
         verdicts: &mut [Verdict],
     ) {
-        while slow != 0 {
-            let index = slow.trailing_zeros() as usize;
-            slow &= slow - 1;
-            if let (Some(frame), Some(verdict)) = (frames.get_mut(index), verdicts.get_mut(index)) {
-                *verdict = self.slow(context, frame);
-            }
+        let mut bits = left.all();
+        while bits != 0 {
+            let index = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let (Some(frame), Some(verdict)) = (frames.get_mut(index), verdicts.get_mut(index))
+            else {
+                continue;
+            };
+            let parsed = if left.v4 >> index & 1 == 1 {
+                recognised(fast::v4_packet(frame.bytes()), frame)
+            } else if left.v6 >> index & 1 == 1 {
+                recognised(fast::v6_packet(frame.bytes()), frame)
+            } else {
+                march_wire::parse(frame.bytes())
+            };
+            *verdict = match parsed {
+                Ok(packet) => self.slow(context, frame, &packet),
+                Err(reason) => Verdict::Drop(reason),
+            };
         }
     }
 
-    fn slow<B: Buffer>(&mut self, context: &Context<'_>, frame: &mut B) -> Verdict {
-        match march_wire::parse(frame.bytes()) {
-            Err(reason) => Verdict::Drop(reason),
-            Ok(packet) => match packet {
-                Packet::Arp(link) => crate::slow::arp(context, frame, &link),
-                Packet::Other(_) => crate::slow::other(context, frame),
-                Packet::Ip(packet) => match packet.family {
-                    march_wire::Family::V4 => {
-                        self.v4.packet(&mut self.shared, context, frame, &packet)
-                    }
-                    march_wire::Family::V6 => {
-                        self.v6.packet(&mut self.shared, context, frame, &packet)
-                    }
-                },
+    fn slow<B: Buffer>(
+        &mut self,
+        context: &Context<'_>,
+        frame: &mut B,
+        packet: &Packet,
+    ) -> Verdict {
+        match packet {
+            Packet::Arp(link) => crate::slow::arp(context, frame, link),
+            Packet::Other(_) => crate::slow::other(context, frame),
+            Packet::Ip(packet) => match packet.family {
+                Family::V4 => self.v4.packet(&mut self.shared, context, frame, packet),
+                Family::V6 => self.v6.packet(&mut self.shared, context, frame, packet),
             },
         }
     }
@@ -281,6 +296,32 @@ impl Pipeline {
     pub fn take_requests(&mut self) -> impl Iterator<Item = ResolveRequest> + '_ {
         self.shared.resolve.drain(..)
     }
+}
+
+/// Frames that the fast path left, a bit each: recognised by the parse stage of a family, or by neither.
+#[derive(Clone, Copy)]
+struct Left {
+    other: u64,
+    v4: u64,
+    v6: u64,
+}
+
+impl Left {
+    #[inline]
+    fn all(self) -> u64 {
+        self.other | self.v4 | self.v6
+    }
+}
+
+/// A packet that the parse stage recognised needs no second check.
+fn recognised<B: Buffer>(packet: Option<IpPacket>, frame: &B) -> Result<Packet, DropReason> {
+    let packet = packet.map(Packet::Ip).ok_or(DropReason::Runt);
+    debug_assert_eq!(
+        packet,
+        march_wire::parse(frame.bytes()),
+        "both parsers say the same"
+    );
+    packet
 }
 
 #[inline]

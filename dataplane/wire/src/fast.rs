@@ -18,9 +18,12 @@
 )]
 
 use crate::checksum::fold64;
+use crate::cursor::Cursor;
 use crate::ethernet;
 use crate::ip;
+use crate::parse::{Fragment, IpPacket, L4};
 use crate::tcp;
+use crate::tuple::Family;
 
 /// Where the L4 header of a [`FastV4`] begins.
 pub const V4_L4_OFFSET: usize = 34;
@@ -69,6 +72,64 @@ pub struct FastV6 {
     pub tos: u8,
     /// Length of the IP packet in bytes, header included, padding excluded.
     pub ip_len: u32,
+}
+
+/// What [`crate::parse`] says of a frame that [`v4`] recognised, read again without the checks. `None` if the frame is
+/// shorter than that.
+#[inline]
+pub fn v4_packet(frame: &[u8]) -> Option<IpPacket> {
+    let header: [u8; 20] = frame.read(ethernet::HEADER_LEN)?;
+    let end = ethernet::HEADER_LEN + usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let (family, tos, ttl, protocol) = (Family::V4, header[1], header[8], header[9]);
+    plain(frame, family, V4_L4_OFFSET, end, tos, ttl, protocol)
+}
+
+/// What [`crate::parse`] says of a frame that [`v6`] recognised, read again without the checks. `None` if the frame is
+/// shorter than that.
+#[inline]
+pub fn v6_packet(frame: &[u8]) -> Option<IpPacket> {
+    let header: [u8; 8] = frame.read(ethernet::HEADER_LEN)?;
+    let end = V6_L4_OFFSET + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let tos = header[0] << 4 | header[1] >> 4;
+    let (family, ttl, protocol) = (Family::V6, header[7], header[6]);
+    plain(frame, family, V6_L4_OFFSET, end, tos, ttl, protocol)
+}
+
+#[inline]
+fn plain(
+    frame: &[u8],
+    family: Family,
+    l4_offset: usize,
+    end: usize,
+    tos: u8,
+    ttl: u8,
+    protocol: u8,
+) -> Option<IpPacket> {
+    let [a, b, c, d] = frame.read::<4>(l4_offset)?;
+    let (src_port, dst_port) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    let l4 = if protocol == ip::TCP {
+        let [offset, flags] = frame.read::<2>(l4_offset + 12)?;
+        L4::Tcp {
+            src_port,
+            dst_port,
+            flags,
+            header_len: usize::from(offset >> 4) * 4,
+        }
+    } else {
+        L4::Udp { src_port, dst_port }
+    };
+    Some(IpPacket {
+        family,
+        l3_offset: ethernet::HEADER_LEN,
+        l4_offset,
+        end,
+        vlan: None,
+        protocol,
+        ttl,
+        tos,
+        fragment: Fragment::None,
+        l4,
+    })
 }
 
 /// The TCP flag combinations that pass, one bit for each value of the low six flags.
