@@ -2,7 +2,7 @@
 //!
 //! It moves frames and counts what the device lost; it parses nothing and decides nothing.
 //!
-//! Entry points: [`dpdk::DpdkGroup`], [`xsk::XskPort::group`] and [`mem::MemPort::group`] make the ports of one lcore as
+//! Entry points: [`dpdk::DpdkPort::group`], [`xsk::XskPort::group`] and [`mem::MemPort::group`] make the ports of one lcore as
 //! a [`PortGroup`]; the lcore's thread takes it apart and polls.
 //!
 //! Who owns a frame: exactly one place at a time: a port's ring, a burst in the lcore, or a queue. [`Frame`] has no
@@ -16,6 +16,8 @@
 //! Features: `dpdk` and `xsk`, both on by default; without them the crate is pure Rust with the memory ports alone.
 
 mod chunks;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 mod error;
 mod frame;
 mod group;
@@ -31,6 +33,10 @@ pub use group::PortGroup;
 
 /// Frames moved at once, at most.
 pub const BURST: usize = 64;
+
+/// Shortest frame that a device is given, an Ethernet header; shorter ones are freed and counted in `tx_errors`.
+#[cfg(any(feature = "dpdk", feature = "xsk"))]
+const MIN_FRAME: usize = 14;
 
 /// One RX/TX queue pair of one interface, owned by one lcore.
 pub trait Port {

@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use crate::chunks::Census;
 use crate::chunks::{Chunks, Shared};
-use crate::{BURST, CountersProbe, DeviceCounters, Frame, Port, PortError, PortGroup};
+use crate::{BURST, CountersProbe, DeviceCounters, Frame, MIN_FRAME, Port, PortError, PortGroup};
 use area::Area;
 pub use area::Pages;
 pub use config::{BusyPoll, CopyMode, XskConfig, XskTarget};
@@ -55,8 +55,6 @@ const BATCH: u32 = BURST as u32;
 const KICKS: usize = 8;
 /// Chunks that refilling leaves for frames of our own making.
 const RESERVE: usize = 2 * BURST;
-/// Shortest frame that a device sends: an Ethernet header.
-const MIN_FRAME: usize = 14;
 
 /// How frames get between the device and the frame memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,17 @@
+//! The raw interface: what bindgen made of the installed headers. Nothing here is checked; use the owning types.
+#![allow(
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::useless_transmute,
+    clippy::ptr_offset_with_cast,
+    clippy::missing_safety_doc,
+    reason = "generated"
+)]
+
+include!(concat!(env!("OUT_DIR"), "/sys.rs"));
