@@ -60,11 +60,16 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=shim");
     // Emits the link lines: shared libraries; the drivers are loaded by the EAL from its plugin directory.
-    pkg_config::Config::new().atleast_version("22.11").probe("libdpdk").expect("libdpdk 22.11 or newer (package libdpdk-dev)");
+    pkg_config::Config::new()
+        .atleast_version("22.11")
+        .probe("libdpdk")
+        .expect("libdpdk 22.11 or newer (package libdpdk-dev)");
     let flags = compiler_flags();
 
     let mut shim = cc::Build::new();
-    shim.file("shim/shim.c").opt_level(3).flag("-Wno-deprecated-declarations");
+    shim.file("shim/shim.c")
+        .opt_level(3)
+        .flag("-Wno-deprecated-declarations");
     for flag in &flags {
         shim.flag(flag);
     }
@@ -86,14 +91,29 @@ fn main() {
         builder = builder.allowlist_var(constant);
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let bindings = builder.generate().expect("bindings for the installed DPDK headers");
-    bindings.write_to_file(out.join("sys.rs")).expect("OUT_DIR is writable");
+    let bindings = builder
+        .generate()
+        .expect("bindings for the installed DPDK headers");
+    bindings
+        .write_to_file(out.join("sys.rs"))
+        .expect("OUT_DIR is writable");
 }
 
 /// Every token of `pkg-config --cflags`; the pkg-config crate keeps the include paths and macros only.
 fn compiler_flags() -> Vec<String> {
     let tool = env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into());
-    let output = Command::new(tool).args(["--cflags", "libdpdk"]).output().expect("pkg-config runs");
-    assert!(output.status.success(), "pkg-config --cflags libdpdk: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("flags are text").split_whitespace().map(str::to_owned).collect()
+    let output = Command::new(tool)
+        .args(["--cflags", "libdpdk"])
+        .output()
+        .expect("pkg-config runs");
+    assert!(
+        output.status.success(),
+        "pkg-config --cflags libdpdk: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)
+        .expect("flags are text")
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
 }

@@ -69,26 +69,42 @@ impl EalConfig {
     fn arguments(&self) -> Result<Vec<CString>, DpdkError> {
         let cpu = self.cpu.unwrap_or_else(first_allowed_cpu);
         let mut arguments = vec!["marchproxy".to_owned(), "-l".to_owned(), cpu.to_string()];
-        let fixed = ["--in-memory", "--no-telemetry", "--log-level"];
-        arguments.extend(fixed.map(str::to_owned));
-        arguments.push(self.log_level.to_string());
+        arguments.extend([
+            "--no-telemetry".to_owned(),
+            format!("--log-level={}", self.log_level),
+        ]);
         arguments.push(format!("--file-prefix={}", self.file_prefix));
+        match self.memory {
+            Memory::HugePages => arguments.push("--in-memory".to_owned()),
+            // Ordinary memory is never shared anyhow, and the EAL refuses the two options together.
+            Memory::Ordinary { megabytes } => {
+                let ordinary = ["--no-huge", "--no-shconf", "-m"];
+                arguments.extend(ordinary.map(str::to_owned));
+                arguments.push(megabytes.to_string());
+            }
+        }
         match &self.devices {
             Devices::NoPci => arguments.push("--no-pci".to_owned()),
-            Devices::Pci(addresses) if addresses.is_empty() => arguments.push("--no-pci".to_owned()),
-            Devices::Pci(addresses) => arguments.extend(addresses.iter().flat_map(|address| ["-a".to_owned(), address.clone()])),
-        }
-        if let Memory::Ordinary { megabytes } = self.memory {
-            arguments.extend(["--no-huge".to_owned(), "-m".to_owned(), megabytes.to_string()]);
+            Devices::Pci(addresses) if addresses.is_empty() => {
+                arguments.push("--no-pci".to_owned())
+            }
+            Devices::Pci(addresses) => arguments.extend(
+                addresses
+                    .iter()
+                    .flat_map(|address| ["-a".to_owned(), address.clone()]),
+            ),
         }
         arguments.extend(self.vdevs.iter().map(|vdev| format!("--vdev={vdev}")));
         arguments.extend(self.extra.iter().cloned());
-        arguments.into_iter().map(|argument| c_string("argument", &argument)).collect()
+        arguments
+            .into_iter()
+            .map(|argument| c_string("argument", &argument))
+            .collect()
     }
 }
 
 /// The running EAL. There is no way to stop it short of ending the process: devices are closed by their ports, and memory
-/// and locks go with the process (`--in-memory`).
+/// and locks go with the process.
 #[derive(Debug)]
 pub struct Eal {
     inner: Arc<EalInner>,
@@ -130,11 +146,26 @@ impl Eal {
                 std::thread::park();
             }
         };
-        let no_thread = |_| DpdkError::Argument { what: "thread", value: "dpdk-eal".to_owned(), reason: "cannot be started" };
-        std::thread::Builder::new().name("dpdk-eal".to_owned()).spawn(run).map_err(no_thread)?;
-        let died = DpdkError::Argument { what: "thread", value: "dpdk-eal".to_owned(), reason: "ended during start" };
+        let no_thread = |_| DpdkError::Argument {
+            what: "thread",
+            value: "dpdk-eal".to_owned(),
+            reason: "cannot be started",
+        };
+        std::thread::Builder::new()
+            .name("dpdk-eal".to_owned())
+            .spawn(run)
+            .map_err(no_thread)?;
+        let died = DpdkError::Argument {
+            what: "thread",
+            value: "dpdk-eal".to_owned(),
+            reason: "ended during start",
+        };
         receiver.recv().unwrap_or(Err(died))?;
-        Ok(Self { inner: Arc::new(EalInner { devices: Mutex::new(()) }) })
+        Ok(Self {
+            inner: Arc::new(EalInner {
+                devices: Mutex::new(()),
+            }),
+        })
     }
 
     /// Adds a device, virtual (`net_af_packet0,iface=eth1`) or PCI (`0000:03:00.0`), and returns its port. Virtual devices
@@ -175,8 +206,11 @@ impl Eal {
 pub(crate) fn existing_ports() -> impl Iterator<Item = u16> {
     let after = |from: u16| {
         // SAFETY: takes and returns numbers; the EAL runs.
-        let found = unsafe { sys::rte_eth_find_next_owned_by(from, u64::from(sys::RTE_ETH_DEV_NO_OWNER)) };
-        u16::try_from(found).ok().filter(|&port| u32::from(port) < sys::RTE_MAX_ETHPORTS)
+        let found =
+            unsafe { sys::rte_eth_find_next_owned_by(from, u64::from(sys::RTE_ETH_DEV_NO_OWNER)) };
+        u16::try_from(found)
+            .ok()
+            .filter(|&port| u32::from(port) < sys::RTE_MAX_ETHPORTS)
     };
     core::iter::successors(after(0), move |&port| after(port + 1))
 }
@@ -205,11 +239,17 @@ fn first_allowed_cpu() -> usize {
         // SAFETY: reads one bit below the size of the set.
         unsafe { libc::CPU_ISSET(cpu, &set) }
     };
-    (0..libc::CPU_SETSIZE as usize).find(is_allowed).unwrap_or(0)
+    (0..libc::CPU_SETSIZE as usize)
+        .find(is_allowed)
+        .unwrap_or(0)
 }
 
 pub(crate) fn c_string(what: &'static str, value: &str) -> Result<CString, DpdkError> {
-    CString::new(value).map_err(|_| DpdkError::Argument { what, value: value.to_owned(), reason: "it holds a NUL byte" })
+    CString::new(value).map_err(|_| DpdkError::Argument {
+        what,
+        value: value.to_owned(),
+        reason: "it holds a NUL byte",
+    })
 }
 
 /// DPDK's name and version, as the library says it.
@@ -217,7 +257,9 @@ pub fn version() -> String {
     // SAFETY: returns a static string; works without the EAL.
     let text = unsafe { sys::rte_version() };
     // SAFETY: a static string that ends in NUL.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -226,29 +268,53 @@ mod tests {
 
     fn line(config: &EalConfig) -> String {
         let arguments = config.arguments().unwrap();
-        arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        arguments
+            .iter()
+            .map(|argument| argument.to_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
     fn arguments_say_what_the_configuration_says() {
-        let config = EalConfig { cpu: Some(3), vdevs: vec!["net_null0".into()], ..EalConfig::default() };
-        let expected = "marchproxy -l 3 --in-memory --no-telemetry --log-level 4 --file-prefix=marchproxy --no-pci --vdev=net_null0";
+        let config = EalConfig {
+            cpu: Some(3),
+            vdevs: vec!["net_null0".into()],
+            ..EalConfig::default()
+        };
+        let expected = "marchproxy -l 3 --no-telemetry --log-level=4 --file-prefix=marchproxy --in-memory --no-pci --vdev=net_null0";
         assert_eq!(line(&config), expected);
         let devices = Devices::Pci(vec!["0000:03:00.0".into(), "0000:04:00.0".into()]);
         let memory = Memory::Ordinary { megabytes: 64 };
-        let config = EalConfig { cpu: Some(0), devices, memory, ..EalConfig::default() };
-        assert!(line(&config).ends_with("-a 0000:03:00.0 -a 0000:04:00.0 --no-huge -m 64"), "{}", line(&config));
+        let config = EalConfig {
+            cpu: Some(0),
+            devices,
+            memory,
+            ..EalConfig::default()
+        };
+        let expected = "--no-huge --no-shconf -m 64 -a 0000:03:00.0 -a 0000:04:00.0";
+        assert!(
+            line(&config).ends_with(expected) && !line(&config).contains("--in-memory"),
+            "{}",
+            line(&config)
+        );
     }
 
     #[test]
     fn no_device_listed_means_none_is_taken() {
-        let config = EalConfig { devices: Devices::Pci(Vec::new()), ..EalConfig::default() };
+        let config = EalConfig {
+            devices: Devices::Pci(Vec::new()),
+            ..EalConfig::default()
+        };
         assert!(line(&config).contains("--no-pci"));
     }
 
     #[test]
     fn a_nul_byte_is_refused_by_name() {
-        let config = EalConfig { file_prefix: "a\0b".into(), ..EalConfig::default() };
+        let config = EalConfig {
+            file_prefix: "a\0b".into(),
+            ..EalConfig::default()
+        };
         assert!(config.arguments().unwrap_err().to_string().contains("NUL"));
     }
 

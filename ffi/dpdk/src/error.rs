@@ -52,8 +52,17 @@ pub enum DpdkError {
 impl DpdkError {
     /// The error of a call that returned `code`: a negative error number, or -1 with the reason in `rte_errno`.
     pub(crate) fn of_call(call: &'static str, subject: impl Into<String>, code: i32) -> Self {
-        let code = if code == -1 { errno() } else { code.wrapping_abs() };
-        Self::Call { call, subject: subject.into(), code, text: text_of(code) }
+        let code = if code == -1 {
+            errno()
+        } else {
+            code.wrapping_abs()
+        };
+        Self::Call {
+            call,
+            subject: subject.into(),
+            code,
+            text: text_of(code),
+        }
     }
 
     /// The error of a call that returned null and left the reason in `rte_errno`.
@@ -63,8 +72,16 @@ impl DpdkError {
 }
 
 /// Turns DPDK's return code into a result.
-pub(crate) fn check(call: &'static str, subject: impl FnOnce() -> String, code: i32) -> Result<(), DpdkError> {
-    if code < 0 { Err(DpdkError::of_call(call, subject(), code)) } else { Ok(()) }
+pub(crate) fn check(
+    call: &'static str,
+    subject: impl FnOnce() -> String,
+    code: i32,
+) -> Result<(), DpdkError> {
+    if code < 0 {
+        Err(DpdkError::of_call(call, subject(), code))
+    } else {
+        Ok(())
+    }
 }
 
 fn errno() -> i32 {
@@ -79,5 +96,7 @@ fn text_of(code: i32) -> String {
         return "no text".to_owned();
     }
     // SAFETY: not null, and ends in NUL as the function promises.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(text) }
+        .to_string_lossy()
+        .into_owned()
 }

@@ -5,7 +5,10 @@ use core::ptr::NonNull;
 use crate::sys;
 
 /// Bytes in front of a received or fresh frame (`RTE_PKTMBUF_HEADROOM` of the installed DPDK).
-#[expect(clippy::cast_possible_truncation, reason = "a small constant of the headers; checked below")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a small constant of the headers; checked below"
+)]
 pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
 const _: () = assert!(sys::RTE_PKTMBUF_HEADROOM >= 128 && sys::RTE_PKTMBUF_HEADROOM < 1 << 16);
 
@@ -84,7 +87,10 @@ impl Mbuf {
     #[inline]
     pub fn tailroom(&self) -> u16 {
         let fields = self.fields();
-        fields.buf_len.saturating_sub(fields.data_off).saturating_sub(fields.data_len)
+        fields
+            .buf_len
+            .saturating_sub(fields.data_off)
+            .saturating_sub(fields.data_len)
     }
 
     /// Buffers that the frame is spread over.
@@ -141,7 +147,10 @@ impl Mbuf {
     /// Moves the start of the frame `count` bytes into the headroom.
     #[must_use]
     pub fn prepend(&mut self, count: u16) -> bool {
-        let (Some(headroom), Some(len)) = (self.headroom().checked_sub(count), self.len().checked_add(count)) else {
+        let (Some(headroom), Some(len)) = (
+            self.headroom().checked_sub(count),
+            self.len().checked_add(count),
+        ) else {
             return false;
         };
         self.set_window(headroom, len)
@@ -150,7 +159,10 @@ impl Mbuf {
     /// Takes `count` bytes off the start of the frame.
     #[must_use]
     pub fn adjust(&mut self, count: u16) -> bool {
-        let (Some(headroom), Some(len)) = (self.headroom().checked_add(count), self.len().checked_sub(count)) else {
+        let (Some(headroom), Some(len)) = (
+            self.headroom().checked_add(count),
+            self.len().checked_sub(count),
+        ) else {
             return false;
         };
         self.set_window(headroom, len)

@@ -16,7 +16,8 @@ pub struct MempoolConfig {
     pub buffers: u32,
     /// Bytes of one buffer for headroom ([`HEADROOM`]) and frame.
     pub data_room: u16,
-    /// Buffers that a registered thread keeps at hand without going to the common ring; 0 to 512.
+    /// Buffers that a registered thread keeps at hand without going to the common ring; 0 to 512, and never more than half
+    /// of a small pool.
     pub cache: u32,
     /// NUMA node of the memory; `None` for any.
     pub numa_node: Option<u32>,
@@ -24,7 +25,13 @@ pub struct MempoolConfig {
 
 impl Default for MempoolConfig {
     fn default() -> Self {
-        Self { name: "marchproxy".to_owned(), buffers: 8191, data_room: HEADROOM + 2048, cache: 256, numa_node: None }
+        Self {
+            name: "marchproxy".to_owned(),
+            buffers: 8191,
+            data_room: HEADROOM + 2048,
+            cache: 256,
+            numa_node: None,
+        }
     }
 }
 
@@ -52,17 +59,37 @@ impl Mempool {
     /// cache lines.
     pub fn create(eal: &Eal, config: &MempoolConfig) -> Result<Self, DpdkError> {
         let name = c_string("pool name", &config.name)?;
-        let node = config.numa_node.map_or(sys::MARCH_SOCKET_ANY, |node| i32::try_from(node).unwrap_or(sys::MARCH_SOCKET_ANY));
+        let node = config.numa_node.map_or(sys::MARCH_SOCKET_ANY, |node| {
+            i32::try_from(node).unwrap_or(sys::MARCH_SOCKET_ANY)
+        });
+        let cache = config.cache.min(config.buffers / 2);
         let eal = eal.inner();
         let raw = {
             let _devices = eal.lock();
             // SAFETY: the name ends in NUL and lives across the call; the EAL runs.
-            unsafe { sys::rte_pktmbuf_pool_create(name.as_ptr(), config.buffers, config.cache, 0, config.data_room, node) }
+            unsafe {
+                sys::rte_pktmbuf_pool_create(
+                    name.as_ptr(),
+                    config.buffers,
+                    config.cache,
+                    0,
+                    config.data_room,
+                    node,
+                )
+            }
         };
         let subject = || format!("pool `{}` of {} buffers", config.name, config.buffers);
-        let raw = NonNull::new(raw).ok_or_else(|| DpdkError::of_null("rte_pktmbuf_pool_create", subject()))?;
-        let pool = Pool { raw, buffers: config.buffers, data_room: config.data_room, _eal: eal };
-        Ok(Self { inner: Arc::new(pool) })
+        let raw = NonNull::new(raw)
+            .ok_or_else(|| DpdkError::of_null("rte_pktmbuf_pool_create", subject()))?;
+        let pool = Pool {
+            raw,
+            buffers: config.buffers,
+            data_room: config.data_room,
+            _eal: eal,
+        };
+        Ok(Self {
+            inner: Arc::new(pool),
+        })
     }
 
     /// One buffer, empty, with [`HEADROOM`] in front. `None` when the pool is dry.

@@ -2,8 +2,8 @@
 
 use core::mem::MaybeUninit;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::eal::{Eal, EalInner};
 use crate::error::check;
@@ -53,7 +53,13 @@ pub struct EthConfig {
 
 impl Default for EthConfig {
     fn default() -> Self {
-        Self { queues: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: None, promiscuous: Promiscuous::Off }
+        Self {
+            queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            mtu: None,
+            promiscuous: Promiscuous::Off,
+        }
     }
 }
 
@@ -122,21 +128,35 @@ impl EthPort {
     ///
     /// The device lacks queues, the MTU does not fit a buffer, or the driver refuses. A device that got as far as being
     /// configured is removed again; [`Eal::attach`] brings it back.
-    pub fn open(eal: &Eal, number: PortNumber, config: &EthConfig, pool: &Mempool) -> Result<Self, DpdkError> {
+    pub fn open(
+        eal: &Eal,
+        number: PortNumber,
+        config: &EthConfig,
+        pool: &Mempool,
+    ) -> Result<Self, DpdkError> {
         let (eal, pool) = (eal.inner(), pool.inner());
         let port = number.0;
         let info = device_info(port)?;
         let driver = driver_name(&info);
         check_capacity(port, &driver, &info, config, &pool)?;
         // From here on dropping the device closes it.
-        let device = Arc::new(Device { port, hardware: info.device, eal, _pool: Arc::clone(&pool) });
+        let device = Arc::new(Device {
+            port,
+            hardware: info.device,
+            eal,
+            _pool: Arc::clone(&pool),
+        });
         {
             let _devices = device.eal.lock();
             configure(port, &info, config)?;
             set_up_queues(port, config, &pool)?;
         }
         let taken = (0..config.queues).map(|_| AtomicBool::new(false)).collect();
-        let opened = Self { device, driver, taken };
+        let opened = Self {
+            device,
+            driver,
+            taken,
+        };
         opened.start()?;
         opened.set_promiscuous(config.promiscuous)?;
         Ok(opened)
@@ -145,7 +165,8 @@ impl EthPort {
     /// The queue pair of an index; `None` if there is none or it was taken before.
     pub fn take_queue(&self, index: u16) -> Option<Queue> {
         let taken = self.taken.get(usize::from(index))?;
-        (!taken.swap(true, Ordering::AcqRel)).then(|| Queue::new(Arc::clone(&self.device), self.device.port, index))
+        (!taken.swap(true, Ordering::AcqRel))
+            .then(|| Queue::new(Arc::clone(&self.device), self.device.port, index))
     }
 
     /// DPDK's number of the port.
@@ -162,12 +183,15 @@ impl EthPort {
     pub fn name(&self) -> String {
         let mut name = [0 as libc::c_char; sys::RTE_ETH_NAME_MAX_LEN as usize];
         // SAFETY: the buffer has the size that the function's documentation asks for.
-        let code = unsafe { sys::rte_eth_dev_get_name_by_port(self.device.port, name.as_mut_ptr()) };
+        let code =
+            unsafe { sys::rte_eth_dev_get_name_by_port(self.device.port, name.as_mut_ptr()) };
         if code != 0 {
             return String::new();
         }
         // SAFETY: the function filled it with a string that ends in NUL.
-        unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned()
+        unsafe { CStr::from_ptr(name.as_ptr()) }
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// The MAC address.
@@ -184,7 +208,8 @@ impl EthPort {
         let mut address = sys::rte_ether_addr { addr_bytes: mac };
         let _devices = self.device.eal.lock();
         // SAFETY: a readable address that lives across the call.
-        let code = unsafe { sys::rte_eth_dev_default_mac_addr_set(self.device.port, &raw mut address) };
+        let code =
+            unsafe { sys::rte_eth_dev_default_mac_addr_set(self.device.port, &raw mut address) };
         self.checked("rte_eth_dev_default_mac_addr_set", code)
     }
 
@@ -215,7 +240,11 @@ impl EthPort {
         let link = unsafe { link.assume_init() };
         Ok(Link {
             is_up: u32::from(link.link_status()) == sys::RTE_ETH_LINK_UP,
-            speed_mbps: if link.link_speed == u32::MAX { 0 } else { link.link_speed },
+            speed_mbps: if link.link_speed == u32::MAX {
+                0
+            } else {
+                link.link_speed
+            },
             is_full_duplex: u32::from(link.link_duplex()) == sys::RTE_ETH_LINK_FULL_DUPLEX,
         })
     }
@@ -231,17 +260,29 @@ impl EthPort {
         let port = self.device.port;
         let (call, code) = match mode {
             // SAFETY: takes a number.
-            Promiscuous::On => ("rte_eth_promiscuous_enable", unsafe { sys::rte_eth_promiscuous_enable(port) }),
+            Promiscuous::On => ("rte_eth_promiscuous_enable", unsafe {
+                sys::rte_eth_promiscuous_enable(port)
+            }),
             // SAFETY: takes a number.
-            Promiscuous::Off => ("rte_eth_promiscuous_disable", unsafe { sys::rte_eth_promiscuous_disable(port) }),
+            Promiscuous::Off => ("rte_eth_promiscuous_disable", unsafe {
+                sys::rte_eth_promiscuous_disable(port)
+            }),
         };
-        if code == -libc::ENOTSUP && mode == Promiscuous::Off { Ok(()) } else { self.checked(call, code) }
+        if code == -libc::ENOTSUP && mode == Promiscuous::Off {
+            Ok(())
+        } else {
+            self.checked(call, code)
+        }
     }
 
     /// Whether the port takes frames for other MAC addresses.
     pub fn promiscuous(&self) -> Promiscuous {
         // SAFETY: takes and returns a number.
-        if unsafe { sys::rte_eth_promiscuous_get(self.device.port) } == 1 { Promiscuous::On } else { Promiscuous::Off }
+        if unsafe { sys::rte_eth_promiscuous_get(self.device.port) } == 1 {
+            Promiscuous::On
+        } else {
+            Promiscuous::Off
+        }
     }
 
     /// Starts the port again after [`EthPort::stop`].
@@ -261,7 +302,11 @@ impl EthPort {
     }
 
     fn checked(&self, call: &'static str, code: i32) -> Result<(), DpdkError> {
-        check(call, || format!("port {} ({})", self.device.port, self.driver), code)
+        check(
+            call,
+            || format!("port {} ({})", self.device.port, self.driver),
+            code,
+        )
     }
 }
 
@@ -293,7 +338,8 @@ impl Drop for Device {
         // SAFETY: as above; the number is not used after this.
         unsafe { sys::rte_eth_dev_close(self.port) };
         // Removed, so that the same device can be attached again; unless it has other ports, which must live on.
-        let has_siblings = crate::eal::existing_ports().any(|port| device_info(port).is_ok_and(|info| info.device == self.hardware));
+        let has_siblings = crate::eal::existing_ports()
+            .any(|port| device_info(port).is_ok_and(|info| info.device == self.hardware));
         if !self.hardware.is_null() && !has_siblings {
             // SAFETY: the device that the port was made of; none of its ports is left.
             unsafe { sys::rte_dev_remove(self.hardware) };
@@ -315,7 +361,9 @@ fn driver_name(info: &sys::rte_eth_dev_info) -> String {
         return "unknown".to_owned();
     }
     // SAFETY: a static string of the driver that ends in NUL.
-    unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(info.driver_name) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn check_capacity(
@@ -326,13 +374,35 @@ fn check_capacity(
     pool: &Pool,
 ) -> Result<(), DpdkError> {
     let capacity = |what, offered: u64, wanted: u64| {
-        let refused = || DpdkError::Capacity { port, driver: driver.to_owned(), what, offered, wanted };
-        if wanted <= offered && wanted > 0 { Ok(()) } else { Err(refused()) }
+        let refused = || DpdkError::Capacity {
+            port,
+            driver: driver.to_owned(),
+            what,
+            offered,
+            wanted,
+        };
+        if wanted <= offered && wanted > 0 {
+            Ok(())
+        } else {
+            Err(refused())
+        }
     };
-    capacity("receive queues", info.max_rx_queues.into(), config.queues.into())?;
-    capacity("transmit queues", info.max_tx_queues.into(), config.queues.into())?;
+    capacity(
+        "receive queues",
+        info.max_rx_queues.into(),
+        config.queues.into(),
+    )?;
+    capacity(
+        "transmit queues",
+        info.max_tx_queues.into(),
+        config.queues.into(),
+    )?;
     let mtu = config.mtu.unwrap_or(1500);
-    capacity("bytes of frame per buffer", pool.frame_room().into(), u64::from(u32::from(mtu) + L2_OVERHEAD))
+    capacity(
+        "bytes of frame per buffer",
+        pool.frame_room().into(),
+        u64::from(u32::from(mtu) + L2_OVERHEAD),
+    )
 }
 
 fn configure(port: u16, info: &sys::rte_eth_dev_info, config: &EthConfig) -> Result<(), DpdkError> {
@@ -345,10 +415,13 @@ fn configure(port: u16, info: &sys::rte_eth_dev_info, config: &EthConfig) -> Res
     wanted.txmode.offloads = info.tx_offload_capa & sys::MARCH_TX_OFFLOAD_FAST_FREE;
     if config.queues > 1 {
         wanted.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
-        wanted.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & sys::MARCH_RSS_IP_TCP_UDP;
+        wanted.rx_adv_conf.rss_conf.rss_hf =
+            info.flow_type_rss_offloads & sys::MARCH_RSS_IP_TCP_UDP;
     }
     // SAFETY: a readable structure that lives across the call; the port exists and is not started.
-    let code = unsafe { sys::rte_eth_dev_configure(port, config.queues, config.queues, &raw const wanted) };
+    let code = unsafe {
+        sys::rte_eth_dev_configure(port, config.queues, config.queues, &raw const wanted)
+    };
     check("rte_eth_dev_configure", || format!("port {port}"), code)
 }
 
@@ -356,13 +429,19 @@ fn set_up_queues(port: u16, config: &EthConfig, pool: &Pool) -> Result<(), DpdkE
     let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
     // SAFETY: writable numbers that live across the call.
     let code = unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(port, &raw mut rx, &raw mut tx) };
-    check("rte_eth_dev_adjust_nb_rx_tx_desc", || format!("port {port}"), code)?;
+    check(
+        "rte_eth_dev_adjust_nb_rx_tx_desc",
+        || format!("port {port}"),
+        code,
+    )?;
     // SAFETY: takes and returns a number. -1 means any.
     let node = unsafe { sys::rte_eth_dev_socket_id(port) }.cast_unsigned();
     for queue in 0..config.queues {
         let subject = || format!("port {port} queue {queue}");
         // SAFETY: a null configuration asks for the driver's own; the pool is kept by the device that is being made.
-        let code = unsafe { sys::rte_eth_rx_queue_setup(port, queue, rx, node, core::ptr::null(), pool.raw()) };
+        let code = unsafe {
+            sys::rte_eth_rx_queue_setup(port, queue, rx, node, core::ptr::null(), pool.raw())
+        };
         check("rte_eth_rx_queue_setup", subject, code)?;
         // SAFETY: as above.
         let code = unsafe { sys::rte_eth_tx_queue_setup(port, queue, tx, node, core::ptr::null()) };

@@ -17,7 +17,11 @@ pub struct Queue {
 
 impl Queue {
     pub(crate) fn new(device: Arc<Device>, port: u16, index: u16) -> Self {
-        Self { device, port, index }
+        Self {
+            device,
+            port,
+            index,
+        }
     }
 
     /// Index of the queue.
@@ -37,7 +41,8 @@ impl Queue {
         let wanted = u16::try_from(into.len()).unwrap_or(u16::MAX);
         // SAFETY: `wanted` writable places, each as large as a pointer and `None` for null (asserted beside `Mbuf`); the
         // port is configured and lives as long as `self`, and nobody else uses this queue (`&mut`, one per index).
-        let count = unsafe { sys::march_rx_burst(self.port, self.index, into.as_mut_ptr().cast(), wanted) };
+        let count =
+            unsafe { sys::march_rx_burst(self.port, self.index, into.as_mut_ptr().cast(), wanted) };
         usize::from(count.min(wanted))
     }
 
@@ -45,10 +50,14 @@ impl Queue {
     /// are empty afterwards.
     #[inline]
     pub fn tx_burst(&mut self, from: &mut [Option<Mbuf>]) -> usize {
-        assert!(from.iter().all(Option::is_some), "a hole among the frames to send");
+        assert!(
+            from.iter().all(Option::is_some),
+            "a hole among the frames to send"
+        );
         let wanted = u16::try_from(from.len()).unwrap_or(u16::MAX);
         // SAFETY: `wanted` pointers to mbufs that we own (just checked); the rest as in `rx_burst`.
-        let count = unsafe { sys::march_tx_burst(self.port, self.index, from.as_mut_ptr().cast(), wanted) };
+        let count =
+            unsafe { sys::march_tx_burst(self.port, self.index, from.as_mut_ptr().cast(), wanted) };
         let count = usize::from(count.min(wanted));
         for sent in &mut from[..count] {
             // The driver owns it now.

@@ -21,9 +21,16 @@ pub fn register_thread() -> Result<ThreadRegistration, DpdkError> {
     if !known {
         // SAFETY: no arguments; concerns the calling thread alone.
         let code = unsafe { sys::rte_thread_register() };
-        check("rte_thread_register", || format!("thread {:?}", std::thread::current().name()), code)?;
+        check(
+            "rte_thread_register",
+            || format!("thread {:?}", std::thread::current().name()),
+            code,
+        )?;
     }
-    Ok(ThreadRegistration { is_ours: !known, this_thread_only: PhantomData })
+    Ok(ThreadRegistration {
+        is_ours: !known,
+        this_thread_only: PhantomData,
+    })
 }
 
 impl Drop for ThreadRegistration {

@@ -31,11 +31,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use march_dpdk::{
-    Eal, EthConfig, EthPort, HEADROOM, Mbuf, Mempool, MempoolConfig, PortNumber, Promiscuous, Queue, ThreadRegistration,
+    Eal, EthConfig, EthPort, HEADROOM, Mbuf, Mempool, MempoolConfig, PortNumber, Promiscuous,
+    Queue, ThreadRegistration,
 };
 
 use crate::frame::FrameParts;
-use crate::{BURST, CountersProbe, DeviceCounters, Frame, FrameSource, MIN_FRAME, Port, PortError, PortGroup};
+use crate::{
+    BURST, CountersProbe, DeviceCounters, Frame, FrameSource, MIN_FRAME, Port, PortError, PortGroup,
+};
 
 /// Sizes and behaviour of the DPDK ports of one lcore.
 #[derive(Clone, Debug)]
@@ -107,10 +110,18 @@ impl DpdkPort {
     /// # Errors
     ///
     /// What DPDK refuses: [`march_dpdk::DpdkError`].
-    pub fn group(eal: &Eal, numbers: &[PortNumber], config: &DpdkConfig) -> Result<PortGroup<Self>, PortError> {
+    pub fn group(
+        eal: &Eal,
+        numbers: &[PortNumber],
+        config: &DpdkConfig,
+    ) -> Result<PortGroup<Self>, PortError> {
         let Some(data_room) = config.frame_room.checked_add(HEADROOM) else {
             let value = u64::from(config.frame_room);
-            return Err(PortError::Config { field: "frame_room", value, reason: "no room for the headroom" });
+            return Err(PortError::Config {
+                field: "frame_room",
+                value,
+                reason: "no room for the headroom",
+            });
         };
         let ports = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
         let pool = Arc::new(Mempool::create(
@@ -120,7 +131,9 @@ impl DpdkPort {
                 buffers: config.buffers_per_port.saturating_mul(ports),
                 data_room,
                 cache: CACHE,
-                numa_node: config.numa_node.or_else(|| numbers.first().and_then(|number| number.numa_node())),
+                numa_node: config
+                    .numa_node
+                    .or_else(|| numbers.first().and_then(|number| number.numa_node())),
             },
         )?);
         let pool_id = crate::next_pool_id();
@@ -133,10 +146,20 @@ impl DpdkPort {
         };
         let open = |&number: &PortNumber| -> Result<Self, PortError> {
             let device = Arc::new(EthPort::open(eal, number, &ethernet, &pool)?);
-            let queue = device.take_queue(0).expect("a port that was just opened has a first queue");
-            Ok(Self { queue, device, refused: Arc::default(), pool_id, pool: Arc::clone(&pool) })
+            let queue = device
+                .take_queue(0)
+                .expect("a port that was just opened has a first queue");
+            Ok(Self {
+                queue,
+                device,
+                refused: Arc::default(),
+                pool_id,
+                pool: Arc::clone(&pool),
+            })
         };
-        Ok(PortGroup::from_ports(numbers.iter().map(open).collect::<Result<_, _>>()?))
+        Ok(PortGroup::from_ports(
+            numbers.iter().map(open).collect::<Result<_, _>>()?,
+        ))
     }
 
     /// The device: MAC address, link, statistics. For the agent; the lcore has no use for it.
@@ -183,7 +206,10 @@ impl DpdkPort {
     #[inline]
     fn mbuf(&self, frame: &Frame) -> Mbuf {
         assert_eq!(frame.pool(), self.pool_id, "frame of another pool");
-        #[expect(clippy::cast_possible_truncation, reason = "made from a pointer of this machine")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "made from a pointer of this machine"
+        )]
         let raw = core::ptr::with_exposed_provenance_mut(frame.token() as usize);
         // SAFETY: `frame` of this pool took the token from a pointer that is not null.
         let raw = unsafe { NonNull::new_unchecked(raw) };
@@ -234,11 +260,19 @@ impl Port for DpdkPort {
         while !frames.is_empty() {
             let mut mbufs = [const { None::<Mbuf> }; BURST];
             let mut count = 0;
-            for (place, frame) in mbufs.iter_mut().zip(&*frames).take_while(|(_, frame)| frame.len() >= MIN_FRAME) {
+            for (place, frame) in mbufs
+                .iter_mut()
+                .zip(&*frames)
+                .take_while(|(_, frame)| frame.len() >= MIN_FRAME)
+            {
                 *place = Some(self.transmit(frame));
                 count += 1;
             }
-            let sent = if count == 0 { 0 } else { self.queue.tx_burst(&mut mbufs[..count]) };
+            let sent = if count == 0 {
+                0
+            } else {
+                self.queue.tx_burst(&mut mbufs[..count])
+            };
             for mbuf in mbufs[sent..count].iter_mut().filter_map(Option::take) {
                 // Not taken: still the frame's.
                 mbuf.into_raw();
@@ -276,11 +310,21 @@ impl Port for DpdkPort {
 
     fn counters_probe(&self) -> CountersProbe {
         let (device, refused) = (Arc::downgrade(&self.device), Arc::clone(&self.refused));
-        CountersProbe::new(move || device.upgrade().map_or_else(DeviceCounters::default, |device| Self::counters(&device, &refused)))
+        CountersProbe::new(move || {
+            device
+                .upgrade()
+                .map_or_else(DeviceCounters::default, |device| {
+                    Self::counters(&device, &refused)
+                })
+        })
     }
 
     fn enter_thread() {
         // Without a registration bursts still work, only slower; there is nobody here to tell.
-        REGISTRATION.with(|registration| registration.get_or_init(|| march_dpdk::register_thread().ok()).is_some());
+        REGISTRATION.with(|registration| {
+            registration
+                .get_or_init(|| march_dpdk::register_thread().ok())
+                .is_some()
+        });
     }
 }
