@@ -123,7 +123,7 @@ async fn no_connection_is_refused_while_the_configuration_changes() {
         world.set_backend(round % 2, BackendState::Active).await;
         world.set_backend(1 - round % 2, state).await;
     }
-    let changes_done = world.service("web").await.accepted;
+    let changes_done = world.service("web").accepted;
     eventually(&world, "served after the changes too", |now| {
         now.services
             .iter()

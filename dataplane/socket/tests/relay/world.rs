@@ -89,7 +89,7 @@ impl World {
     }
 
     /// The reading of the service called `name`.
-    pub async fn service(&self, name: &str) -> ServiceReading {
+    pub fn service(&self, name: &str) -> ServiceReading {
         let reading = self.tier.read();
         let found = reading
             .services
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// How often `reason` was counted over all services.
-    pub async fn drops(&self, reason: DropReason) -> u64 {
+    pub fn drops(&self, reason: DropReason) -> u64 {
         self.tier.read().drops[reason as usize]
     }
 }
