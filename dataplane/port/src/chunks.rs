@@ -60,7 +60,7 @@ impl<M: Memory> Chunks<M> {
         headroom: u16,
     ) -> Self {
         assert!(
-            u32::from(headroom) < stride && stride <= u32::from(u16::MAX),
+            u32::from(headroom) < stride && u16::try_from(stride).is_ok(),
             "chunk of {stride} with headroom {headroom}"
         );
         let base = memory.base();

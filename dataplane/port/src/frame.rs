@@ -17,6 +17,7 @@ pub enum FrameSource {
 }
 
 /// What a port says of a buffer when it makes a [`Frame`] of it.
+#[derive(Clone, Copy)]
 pub(crate) struct FrameParts {
     /// First byte of the Ethernet header.
     pub data: NonNull<u8>,

@@ -1,6 +1,10 @@
 //! DPDK ports over virtual devices, under the common suite and by themselves. One EAL for the whole binary; devices are
 //! attached by each test, in a network namespace of its own thread where they need one.
 #![cfg(feature = "dpdk")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of the tests' own"
+)]
 
 mod support;
 
@@ -270,10 +274,11 @@ fn send_in_two_buffers(port: &DpdkPort, pool: &Mempool, lengths: [u16; 2]) {
             .copy_from_slice(&numbered(u32::from(len), usize::from(len)));
         mbuf.into_raw().as_ptr()
     });
-    // SAFETY: two buffers that this test owns; chained as the mbuf's documentation says.
-    unsafe { ((*first).next, (*first).nb_segs) = (second, 2) };
-    // SAFETY: as above.
-    unsafe { (*first).pkt_len = u32::from(lengths[0]) + u32::from(lengths[1]) };
+    // SAFETY: a buffer that this test owns.
+    let head = unsafe { &mut *first };
+    // Chained as the mbuf's documentation says.
+    (head.next, head.nb_segs) = (second, 2);
+    head.pkt_len = u32::from(lengths[0]) + u32::from(lengths[1]);
     let mut packet = first;
     // SAFETY: one readable pointer; the port's only queue is this thread's.
     let sent = unsafe { sys::march_tx_burst(port.device().number().get(), 0, &raw mut packet, 1) };

@@ -86,7 +86,7 @@ impl EalConfig {
         match &self.devices {
             Devices::NoPci => arguments.push("--no-pci".to_owned()),
             Devices::Pci(addresses) if addresses.is_empty() => {
-                arguments.push("--no-pci".to_owned())
+                arguments.push("--no-pci".to_owned());
             }
             Devices::Pci(addresses) => arguments.extend(
                 addresses
@@ -139,11 +139,13 @@ impl Eal {
         let (sender, receiver) = mpsc::channel();
         let run = move || {
             let started = start(arguments);
-            let keep = started.is_ok();
+            let has_started = started.is_ok();
             // The receiver waits for exactly this message.
             let _sent = sender.send(started);
-            while keep {
-                std::thread::park();
+            if has_started {
+                loop {
+                    std::thread::park();
+                }
             }
         };
         let no_thread = |_| DpdkError::Argument {

@@ -71,7 +71,7 @@ impl Mempool {
                 sys::rte_pktmbuf_pool_create(
                     name.as_ptr(),
                     config.buffers,
-                    config.cache,
+                    cache,
                     0,
                     config.data_room,
                     node,

@@ -5,12 +5,10 @@
     non_snake_case,
     non_upper_case_globals,
     unused_qualifications,
+    clippy::all,
     clippy::pedantic,
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
-    clippy::useless_transmute,
-    clippy::ptr_offset_with_cast,
-    clippy::missing_safety_doc,
     reason = "generated"
 )]
 

@@ -39,7 +39,7 @@ impl Dice {
 
     /// A number below `bound`.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64)
+        ((u128::from(self.next()) * u128::from(bound)) >> 64)
             .try_into()
             .unwrap_or(0)
     }

@@ -34,8 +34,8 @@ impl Layout {
     pub(super) fn address(self, index: u32, offset: u32) -> u64 {
         match self {
             Self::Coloured => {
-                u64::from(index) * u64::from(STRIDE)
-                    | u64::from(offset) << libc::XSK_UNALIGNED_BUF_OFFSET_SHIFT
+                (u64::from(index) * u64::from(STRIDE))
+                    | (u64::from(offset) << libc::XSK_UNALIGNED_BUF_OFFSET_SHIFT)
             }
             Self::PowerOfTwo => u64::from(index) * u64::from(ALIGNED_STRIDE) + u64::from(offset),
         }

@@ -50,7 +50,8 @@ use ring::{Consumer, Producer};
 use socket::{Kick, Socket};
 
 /// Ring slots moved at once.
-const BATCH: u32 = BURST as u32;
+const BATCH: u32 = 64;
+const _: () = assert!(BATCH as usize == BURST);
 /// Kicks of one [`Port::poll`], at most: enough for four bursts on kernels that copy out 32 frames per kick.
 const KICKS: usize = 8;
 /// Chunks that refilling leaves for frames of our own making.

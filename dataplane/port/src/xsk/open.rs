@@ -119,12 +119,13 @@ fn open_port(
             }
         },
     };
-    let mode = match socket
+    let is_zero_copy = socket
         .is_zero_copy()
-        .map_err(|source| socket.failed("copy mode", source))?
-    {
-        true => XskMode::ZeroCopy,
-        false => XskMode::Copy,
+        .map_err(|source| socket.failed("copy mode", source))?;
+    let mode = if is_zero_copy {
+        XskMode::ZeroCopy
+    } else {
+        XskMode::Copy
     };
     let Rings {
         rx,

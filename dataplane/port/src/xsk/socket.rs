@@ -20,6 +20,22 @@ const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
 /// Bytes of socket buffer for frames on their way in copy mode; the default of about 200 KB stops at some 270 frames.
 const SEND_BUFFER: libc::c_int = 16 << 20;
 
+/// `AF_XDP` as an address holds it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "44, given as an `int` for `socket`"
+)]
+const ADDRESS_FAMILY: u16 = libc::AF_XDP as u16;
+
+/// Length of a structure as the socket calls want it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "structures of a few dozen bytes"
+)]
+const fn option_len<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
 /// An open socket and what to call it in an error.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -96,13 +112,13 @@ impl Socket {
     /// Binds to the interface's queue; from here on the kernel fills the receive ring with what is redirected to it.
     pub(super) fn bind(&self, flags: u16) -> io::Result<()> {
         let address = libc::sockaddr_xdp {
-            sxdp_family: libc::AF_XDP as u16,
+            sxdp_family: ADDRESS_FAMILY,
             sxdp_flags: flags,
             sxdp_ifindex: self.ifindex,
             sxdp_queue_id: self.queue,
             sxdp_shared_umem_fd: 0,
         };
-        let len = size_of_val(&address) as libc::socklen_t;
+        let len = option_len::<libc::sockaddr_xdp>();
         // SAFETY: `address` is a `sockaddr_xdp` of length `len` that lives across the call.
         let bound = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), len) };
         if bound == 0 {
@@ -181,7 +197,7 @@ impl Socket {
     }
 
     fn set<T>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-        let len = size_of::<T>() as libc::socklen_t;
+        let len = option_len::<T>();
         // SAFETY: `value` is `len` readable bytes that live across the call.
         let set = unsafe {
             libc::setsockopt(
@@ -218,7 +234,7 @@ impl AsFd for Socket {
 /// Reads an `SOL_XDP` option. `T` is a plain structure of integers; an older kernel may fill only its beginning.
 fn get_option<T>(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
-    let mut len = size_of::<T>() as libc::socklen_t;
+    let mut len = option_len::<T>();
     // SAFETY: `value` is `len` writable bytes that live across the call.
     let got = unsafe {
         libc::getsockopt(
