@@ -36,7 +36,10 @@ fn the_page_lists_every_reason_as_the_code_does() {
         fs::write(&path, page()).expect("docs/ is writable");
     }
     let written = fs::read_to_string(&path).expect("docs/drop-reasons.md is there");
-    assert!(written == page(), "docs/drop-reasons.md is out of date; MARCH_WRITE_DOCS=1 writes it");
+    assert!(
+        written == page(),
+        "docs/drop-reasons.md is out of date; MARCH_WRITE_DOCS=1 writes it"
+    );
 }
 
 #[test]
@@ -47,11 +50,17 @@ fn the_runbook_says_what_to_do_about_every_reason() {
         .iter()
         .filter(|reason| !written.contains(&format!("`{reason}`")))
         .collect();
-    assert!(missing.is_empty(), "docs/runbook/drops.md does not mention {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "docs/runbook/drops.md does not mention {missing:?}"
+    );
     // And no word that is not, or is no longer, a reason.
     let entries = written.lines().filter_map(|line| line.strip_prefix("| `"));
     for word in entries.filter_map(|rest| rest.split('`').next()) {
         let known = DropReason::ALL.iter().any(|reason| reason.as_str() == word);
-        assert!(known, "docs/runbook/drops.md explains `{word}`, which is no drop reason");
+        assert!(
+            known,
+            "docs/runbook/drops.md explains `{word}`, which is no drop reason"
+        );
     }
 }
