@@ -25,6 +25,7 @@ mod local;
 mod lpm;
 mod maglev;
 mod neighbours;
+mod number;
 mod pool;
 mod port;
 mod publish;

@@ -1,41 +1,41 @@
 //! Longest prefix match as disjoint ranges and a binary search.
 //!
 //! Prefixes nest or are apart, so one sweep cuts them into sorted ranges in which one prefix each is the longest. A
-//! lookup is a binary search over the ranges' starts: about twenty steps for a million routes. It serves first packets;
-//! an established flow remembers the answer.
+//! lookup is a binary search over the ranges' starts; in a large table it begins with those that share the address's
+//! leading 16 bits. It serves first packets; an established flow remembers the answer.
 
-use core::net::IpAddr;
+use march_wire::tuple::IpPrefix;
 
-use march_wire::tuple::{Address, IpPrefix};
+use crate::number::Number;
 
-/// Maps every address of one family (as a number, most significant bit first) to the value of its longest prefix.
+/// Ranges from which on the leading bits are indexed: the index takes 256 KB.
+const INDEXED_FROM: usize = 1024;
+
+/// Maps every address of one family to the value of its longest prefix.
 #[derive(Debug)]
-pub(crate) struct Lpm<V> {
+pub(crate) struct Lpm<N, V> {
     /// First address of each range, ascending; the first one is 0.
-    starts: Box<[u128]>,
+    starts: Box<[N]>,
     values: Box<[V]>,
+    /// By leading bits: how many starts have lower ones. 65 537 of them, or none in a small table.
+    index: Box<[u32]>,
 }
 
 /// A prefix as a range of numbers.
-struct Span<V> {
-    first: u128,
-    last: u128,
+struct Span<N, V> {
+    first: N,
+    last: N,
     value: V,
 }
 
-impl<V: Copy + PartialEq> Lpm<V> {
-    /// Builds from (prefix, value) pairs of one family, `default` where nothing matches. Of equal prefixes the first
-    /// wins.
-    pub(crate) fn new(prefixes: &[(IpPrefix, V)], default: V) -> Self {
-        let mut spans: Vec<Span<V>> = prefixes
-            .iter()
-            .map(|(prefix, value)| {
-                let (first, last) = range(*prefix);
-                Span {
-                    first,
-                    last,
-                    value: *value,
-                }
+impl<N: Number, V: Copy + PartialEq> Lpm<N, V> {
+    /// Builds from (prefix, value) pairs, `default` where nothing matches. Of equal prefixes the first wins; those of
+    /// the other family are left out.
+    pub(crate) fn new(prefixes: impl Iterator<Item = (IpPrefix, V)>, default: V) -> Self {
+        let mut spans: Vec<Span<N, V>> = prefixes
+            .filter_map(|(prefix, value)| {
+                let (first, last) = N::range(prefix)?;
+                Some(Span { first, last, value })
             })
             .collect();
         // Outer before inner; the sort is stable, so of equals the first given comes first.
@@ -43,10 +43,10 @@ impl<V: Copy + PartialEq> Lpm<V> {
         spans.dedup_by(|later, earlier| (later.first, later.last) == (earlier.first, earlier.last));
 
         let mut ranges = Ranges {
-            starts: vec![0],
+            starts: vec![N::ZERO],
             values: vec![default],
         };
-        let mut open: Vec<(u128, V)> = Vec::new();
+        let mut open: Vec<(N, V)> = Vec::new();
         for span in spans {
             close(&mut open, Some(span.first), default, &mut ranges);
             ranges.push(span.first, span.value);
@@ -54,6 +54,7 @@ impl<V: Copy + PartialEq> Lpm<V> {
         }
         close(&mut open, None, default, &mut ranges);
         Self {
+            index: index(&ranges.starts),
             starts: ranges.starts.into(),
             values: ranges.values.into(),
         }
@@ -61,20 +62,36 @@ impl<V: Copy + PartialEq> Lpm<V> {
 
     /// The value of the longest prefix that holds `address`.
     #[inline]
-    pub(crate) fn get(&self, address: u128) -> V {
-        // The first start is 0, so the partition point is at least 1.
-        let after = self.starts.partition_point(|start| *start <= address);
+    pub(crate) fn get(&self, address: N) -> V {
+        let top = usize::from(address.top());
+        let (from, to) = match (self.index.get(top), self.index.get(top + 1)) {
+            (Some(from), Some(to)) => (*from as usize, *to as usize),
+            _ => (0, self.starts.len()),
+        };
+        let near = &self.starts[from..to];
+        // The very first start is 0, so at least one is not above the address.
+        let after = from + near.partition_point(|start| *start <= address);
         self.values[after - 1]
     }
 }
 
-struct Ranges<V> {
-    starts: Vec<u128>,
+fn index<N: Number>(starts: &[N]) -> Box<[u32]> {
+    if starts.len() < INDEXED_FROM {
+        return Box::default();
+    }
+    let below = |top: u32| starts.partition_point(|start| u32::from(start.top()) < top);
+    (0..=1 << 16)
+        .map(|top| u32::try_from(below(top)).expect("fewer ranges than addresses of IPv4"))
+        .collect()
+}
+
+struct Ranges<N, V> {
+    starts: Vec<N>,
     values: Vec<V>,
 }
 
-impl<V: Copy + PartialEq> Ranges<V> {
-    fn push(&mut self, start: u128, value: V) {
+impl<N: Number, V: Copy + PartialEq> Ranges<N, V> {
+    fn push(&mut self, start: N, value: V) {
         if self.starts.last() == Some(&start) {
             self.starts.pop();
             self.values.pop();
@@ -87,11 +104,11 @@ impl<V: Copy + PartialEq> Ranges<V> {
 }
 
 /// Ends the open spans that end before `next` (all of them if there is none); what is around each goes on behind it.
-fn close<V: Copy + PartialEq>(
-    open: &mut Vec<(u128, V)>,
-    next: Option<u128>,
+fn close<N: Number, V: Copy + PartialEq>(
+    open: &mut Vec<(N, V)>,
+    next: Option<N>,
     default: V,
-    ranges: &mut Ranges<V>,
+    ranges: &mut Ranges<N, V>,
 ) {
     while let Some((last, _)) = open.last().copied() {
         if next.is_some_and(|next| next <= last) {
@@ -99,19 +116,8 @@ fn close<V: Copy + PartialEq>(
         }
         open.pop();
         let around = open.last().map_or(default, |(_, value)| *value);
-        if let Some(start) = last.checked_add(1) {
+        if let Some(start) = last.next() {
             ranges.push(start, around);
         }
     }
-}
-
-/// First and last address of a prefix as numbers of its family.
-pub(crate) fn range(prefix: IpPrefix) -> (u128, u128) {
-    let first = match prefix.address() {
-        IpAddr::V4(address) => address.to_number(),
-        IpAddr::V6(address) => address.to_number(),
-    };
-    let host_bits = u32::from(prefix.family().bits() - prefix.length());
-    let span = u128::MAX.checked_shr(128 - host_bits).unwrap_or(0);
-    (first, first | span)
 }

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
-use march_wire::tuple::{Address, IpPrefix};
+use march_wire::tuple::Address;
 
 use crate::lpm::Lpm;
 use crate::neighbours::Neighbours;
@@ -25,8 +25,8 @@ pub enum Route {
 /// Longest prefix match over the mirrored routes, both families.
 #[derive(Debug)]
 pub struct Routes {
-    v4: Lpm<Route>,
-    v6: Lpm<Route>,
+    v4: Lpm<u32, Route>,
+    v6: Lpm<u128, Route>,
     /// What this was built from, to see whether the next generation can share it.
     source: Arc<[MirroredRoute]>,
 }
@@ -44,13 +44,9 @@ impl Routes {
             };
             (route.prefix, value)
         };
-        let (v4, v6): (Vec<(IpPrefix, Route)>, Vec<_>) = source
-            .iter()
-            .map(compile)
-            .partition(|(prefix, _)| prefix.address().is_ipv4());
         Self {
-            v4: Lpm::new(&v4, Route::Missing),
-            v6: Lpm::new(&v6, Route::Missing),
+            v4: Lpm::new(source.iter().map(compile), Route::Missing),
+            v6: Lpm::new(source.iter().map(compile), Route::Missing),
             source: Arc::clone(source),
         }
     }
@@ -64,8 +60,8 @@ impl Routes {
     #[inline]
     pub(crate) fn find(&self, destination: IpAddr) -> Route {
         match destination {
-            IpAddr::V4(address) => self.v4.get(address.to_number()),
-            IpAddr::V6(address) => self.v6.get(address.to_number()),
+            IpAddr::V4(address) => self.v4.get(address.into()),
+            IpAddr::V6(address) => self.v6.get(address.into()),
         }
     }
 
@@ -78,10 +74,13 @@ impl Routes {
 mod tests {
     use super::*;
     use core::net::{Ipv4Addr, Ipv6Addr};
+    use march_wire::tuple::IpPrefix;
     use proptest::prelude::*;
 
-    fn routes(list: &[(IpPrefix, Route)]) -> Lpm<Route> {
-        Lpm::new(list, Route::Missing)
+    use crate::number::Number;
+
+    fn routes<N: Number>(list: &[(IpPrefix, Route)]) -> Lpm<N, Route> {
+        Lpm::new(list.iter().copied(), Route::Missing)
     }
 
     /// What the lookup must say: the first of the longest prefixes that hold the address.
@@ -118,35 +117,56 @@ mod tests {
         })
     }
 
+    /// The edges of every prefix, and the addresses on either side of them.
+    fn edges<N: Number>(list: &[(IpPrefix, Route)], before: impl Fn(N) -> N) -> Vec<N> {
+        let ranges = list.iter().filter_map(|(prefix, _)| N::range(*prefix));
+        ranges
+            .flat_map(|(first, last)| [first, last, before(first), last.next().unwrap_or(last)])
+            .collect()
+    }
+
     proptest! {
         #[test]
         fn v4_agrees_with_a_linear_search(
             list in prop::collection::vec((v4_prefix(), route()), 0..40),
             probes in prop::collection::vec(any::<u32>(), 20),
         ) {
-            let table = routes(&list);
-            // Edges of every prefix, one beyond each, and random ones.
-            let edges = list.iter().flat_map(|(prefix, _)| {
-                let (first, last) = crate::lpm::range(*prefix);
-                let below = first.saturating_sub(1);
-                [first, last, below, (last + 1).min(u128::from(u32::MAX))]
-            });
-            for bits in edges.chain(probes.into_iter().map(u128::from)) {
-                let address = Ipv4Addr::from_number(bits);
-                prop_assert_eq!(table.get(bits), naive(&list, address.into()));
+            let table = routes::<u32>(&list);
+            for bits in edges(&list, |first: u32| first.saturating_sub(1)).into_iter().chain(probes) {
+                prop_assert_eq!(table.get(bits), naive(&list, Ipv4Addr::from(bits).into()));
             }
         }
 
         #[test]
         fn v6_agrees_with_a_linear_search(list in prop::collection::vec((v6_prefix(), route()), 0..40)) {
-            let table = routes(&list);
-            for (prefix, _) in &list {
-                let (first, last) = crate::lpm::range(*prefix);
-                for bits in [first, last, first.wrapping_sub(1), last.wrapping_add(1)] {
-                    let got = table.get(bits);
-                    prop_assert_eq!(got, naive(&list, Ipv6Addr::from(bits).into()));
-                }
+            let table = routes::<u128>(&list);
+            for bits in edges(&list, |first: u128| first.saturating_sub(1)) {
+                prop_assert_eq!(table.get(bits), naive(&list, Ipv6Addr::from(bits).into()));
             }
+        }
+    }
+
+    #[test]
+    fn a_large_table_agrees_too() {
+        // Enough ranges for the index by leading bits; prefixes shorter and longer than those.
+        let list: Vec<(IpPrefix, Route)> = (0..1500_u32)
+            .flat_map(|number| {
+                let bits = number.wrapping_mul(0x9e37_79b9);
+                let length = u8::try_from(8 + number % 25).expect("a length");
+                let v4 = IpPrefix::containing(Ipv4Addr::from(bits).into(), length);
+                let wide = u128::from(bits) << 96 | u128::from(number);
+                let v6 = IpPrefix::containing(Ipv6Addr::from(wide).into(), 4 * length);
+                let route = Route::Via(u16::try_from(number).expect("small"));
+                [v4, v6].map(|prefix| (prefix.expect("a length"), route))
+            })
+            .collect();
+        let table = routes::<u32>(&list);
+        for bits in edges(&list, |first: u32| first.saturating_sub(1)) {
+            assert_eq!(table.get(bits), naive(&list, Ipv4Addr::from(bits).into()));
+        }
+        let table = routes::<u128>(&list);
+        for bits in edges(&list, |first: u128| first.saturating_sub(1)) {
+            assert_eq!(table.get(bits), naive(&list, Ipv6Addr::from(bits).into()));
         }
     }
 }
