@@ -21,17 +21,15 @@ impl<C: Copy + Ord> Block<C> {
     /// A bit for each lane whose covers hold the addresses.
     #[inline]
     fn candidates(&self, source: C, destination: C) -> u32 {
-        let mut lanes = [false; LANES];
-        for (lane, is_candidate) in lanes.iter_mut().enumerate() {
-            *is_candidate = (self.destination_first[lane] <= destination)
+        let mut mask = 0;
+        for lane in 0..LANES {
+            let is_candidate = (self.destination_first[lane] <= destination)
                 & (destination <= self.destination_last[lane])
                 & (self.source_first[lane] <= source)
                 & (source <= self.source_last[lane]);
+            mask |= u32::from(is_candidate) << lane;
         }
-        let bits = lanes.iter().enumerate();
-        bits.fold(0, |mask, (lane, is_candidate)| {
-            mask | u32::from(*is_candidate) << lane
-        })
+        mask
     }
 }
 
