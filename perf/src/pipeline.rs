@@ -1,0 +1,201 @@
+//! `pipeline`: the product's pipeline in memory next to the floor, in one process, by turns.
+
+use crate::clock::{Random, percentile, to_f64, tsc, tsc_per_ns};
+use crate::floor::{Floor, Frames, tuple_of};
+use crate::product::Product;
+use crate::traffic::{self, BUFFERS, Buffers, is_sound};
+
+/// Windows of one block: one pass over all buffers each, 50 to 100 microseconds.
+const WINDOWS: usize = 60;
+/// Windows at the start of a block that bring the caches to this side's state and are not counted.
+const WARM_UP: usize = 12;
+/// Blocks of each side.
+const ROUNDS: usize = 7;
+
+/// What the benchmark is asked to do.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Flow counts to measure.
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000, 10_000_000])]
+    flows: Vec<u32>,
+    /// Core to run on.
+    #[arg(long, default_value_t = 1)]
+    core: usize,
+    /// Only this many passes of the pipeline over the first flow count, nothing timed: for callgrind.
+    #[arg(long)]
+    passes: Option<usize>,
+}
+
+/// Nanoseconds per packet of both sides.
+struct Pair {
+    product: f64,
+    floor: f64,
+    ratio: f64,
+}
+
+/// Runs it; the last line on stdout is the summary.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    crate::clock::settle(options.core);
+    if let Some(passes) = options.passes {
+        return only_passes(options.flows[0], passes);
+    }
+    let rate = tsc_per_ns();
+    println!(
+        "# TSC {rate:.3} GHz, {BUFFERS} buffers, bursts of 64, 64 B, half of them replies, TCP and UDP in equal parts"
+    );
+    let mut pairs = Vec::new();
+    for flows in &options.flows {
+        pairs.push(compare(*flows, rate)?);
+    }
+    let new_per_s = new_sessions(rate)?;
+    let at = |index: usize, value: fn(&Pair) -> f64| pairs.get(index).map_or(f64::NAN, value);
+    println!(
+        "pipeline ns/packet: 10k={:.1} 1M={:.1} 10M={:.1} floor10k={:.2} floor1M={:.2} new_per_s={new_per_s:.2}",
+        at(0, |pair| pair.product),
+        at(1, |pair| pair.product),
+        at(2, |pair| pair.product),
+        at(0, |pair| pair.ratio),
+        at(1, |pair| pair.ratio),
+    );
+    Ok(())
+}
+
+fn compare(flows: u32, rate: f64) -> anyhow::Result<Pair> {
+    let mut buffers = Buffers::new()?;
+    let mut product_buffers = Buffers::new()?;
+    let mut floor = Floor::new(flows)?;
+    let mut frames = Frames::default();
+    let mut product = Product::with_flows(flows, &mut product_buffers)?;
+    let mut random = Random::new(0x5eed);
+    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        floors.push(block(rate, || {
+            for index in 0..BUFFERS {
+                let number = random.below(u64::from(flows)) as u32;
+                traffic::write(
+                    buffers.frame_mut(Buffers::line_of(index)),
+                    &tuple_of(number),
+                    0x10,
+                );
+            }
+            let start = tsc();
+            floor.pass(&mut frames, &mut buffers);
+            tsc() - start
+        }));
+        ours.push(block(rate, || {
+            product.refill(&mut product_buffers, &mut random);
+            let start = tsc();
+            product.pass();
+            tsc() - start
+        }));
+        if round == 0 {
+            verify(&buffers, floor.lost, "floor")?;
+            verify(&product_buffers, product.lost, "pipeline")?;
+        }
+    }
+    anyhow::ensure!(
+        floor.lost == 0 && product.lost == 0,
+        "frames were lost: floor {}, pipeline {}",
+        floor.lost,
+        product.lost
+    );
+    let ratios: Vec<f64> = ours
+        .iter()
+        .zip(&floors)
+        .map(|(ours, floor)| ours / floor)
+        .collect();
+    let pair = Pair {
+        product: percentile(&mut ours, 50),
+        floor: percentile(&mut floors, 50),
+        ratio: percentile(&mut ratios.clone(), 50),
+    };
+    println!(
+        "{flows:>9} flows: pipeline {:.2} ns [{:.2}-{:.2}], floor {:.2} ns [{:.2}-{:.2}], ratio {:.2}, {} B of flow memory per flow",
+        pair.product,
+        ours[0],
+        ours[ROUNDS - 1],
+        pair.floor,
+        floors[0],
+        floors[ROUNDS - 1],
+        pair.ratio,
+        product.bytes_per_flow(),
+    );
+    Ok(pair)
+}
+
+/// Median over the windows of a block, nanoseconds per packet. A window that another guest of the machine stole does not
+/// move it.
+fn block(rate: f64, mut window: impl FnMut() -> u64) -> f64 {
+    let mut times: Vec<f64> = (0..WINDOWS)
+        .map(|_| to_f64(window()) / rate / to_f64(BUFFERS as u64))
+        .skip(WARM_UP)
+        .collect();
+    percentile(&mut times, 50)
+}
+
+/// All frames of the last pass came out right.
+fn verify(buffers: &Buffers, lost: u64, side: &str) -> anyhow::Result<()> {
+    let wrong = (0..BUFFERS)
+        .filter(|index| !is_sound(&buffers.frame(Buffers::line_of(*index))[..traffic::FRAME_LEN]))
+        .count();
+    anyhow::ensure!(
+        wrong == 0 && lost == 0,
+        "{side}: {wrong} frames are wrong, {lost} were not forwarded"
+    );
+    Ok(())
+}
+
+/// New sessions per second in millions, with about a million live: each window makes 4 096 while as many old ones time out.
+fn new_sessions(rate: f64) -> anyhow::Result<f64> {
+    const CAPACITY: u32 = 1_500_000;
+    const TIMEOUT_MS: u32 = 12_000;
+    const FILL: u32 = 2_500_000;
+    let mut buffers = Buffers::new()?;
+    let mut product = Product::empty(CAPACITY, TIMEOUT_MS, &mut buffers)?;
+    let (mut next, mut now_ms) = (0_u32, 1);
+    let mut window = |product: &mut Product| {
+        Product::refill_new(&mut buffers, next);
+        next += BUFFERS as u32;
+        let start = tsc();
+        now_ms = product.create(now_ms);
+        tsc() - start
+    };
+    while product.live() < CAPACITY as usize / 2 || product.evicted() == 0 {
+        window(&mut product);
+        if product.flows_made() > u64::from(FILL) {
+            break;
+        }
+    }
+    let mut times: Vec<f64> = (0..400)
+        .map(|_| to_f64(window(&mut product)) / rate / to_f64(BUFFERS as u64))
+        .collect();
+    anyhow::ensure!(
+        product.lost == 0,
+        "{} first packets were not forwarded",
+        product.lost
+    );
+    let ns = percentile(&mut times, 50);
+    println!(
+        "new sessions: {ns:.1} ns each, p90 {:.1}, {} live, {} evicted before their time",
+        percentile(&mut times, 90),
+        product.live(),
+        product.evicted()
+    );
+    Ok(1_000.0 / ns)
+}
+
+/// The same work without a clock around it.
+fn only_passes(flows: u32, passes: usize) -> anyhow::Result<()> {
+    let mut buffers = Buffers::new()?;
+    let mut product = Product::with_flows(flows, &mut buffers)?;
+    let mut random = Random::new(0x5eed);
+    for _ in 0..passes {
+        product.refill(&mut buffers, &mut random);
+        product.pass();
+    }
+    println!(
+        "{passes} passes of {BUFFERS} packets, {} lost",
+        product.lost
+    );
+    Ok(())
+}
