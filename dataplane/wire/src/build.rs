@@ -111,6 +111,11 @@ impl PacketBuilder {
         PacketBuilder::new(address(src), address(dst))
     }
 
+    /// True between IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.src.is_ipv4()
+    }
+
     /// MAC addresses.
     #[must_use]
     pub fn macs(mut self, src: Mac, dst: Mac) -> Self {

@@ -33,6 +33,8 @@ pub mod ip;
 pub mod nd;
 pub mod parse;
 pub mod quote;
+#[cfg(all(test, feature = "build"))]
+mod strategy;
 pub mod tcp;
 pub mod tuple;
 pub mod verdict;

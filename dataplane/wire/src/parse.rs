@@ -202,23 +202,24 @@ pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     ip::check_options(&options, header_len - 20)?;
     let (l4_offset, end, protocol) = (at + header_len, at + total, header[9]);
     let fragment = ip::fragment(u16::from_be_bytes([header[6], header[7]]));
-    if header[12..16] == header[16..20] {
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    if u32::from_ne_bytes([s0, s1, s2, s3]) == u32::from_ne_bytes([d0, d1, d2, d3]) {
         return Err(DropReason::Land);
     }
-    let l4 = l4(frame, Family::V4, protocol, fragment, l4_offset, end)?;
-    let (family, ttl, tos) = (Family::V4, header[8], header[1]);
-    Ok(IpPacket {
-        family,
+    let packet = IpPacket {
+        family: Family::V4,
         l3_offset: at,
         l4_offset,
         end,
         vlan: link.vlan,
         protocol,
-        ttl,
-        tos,
+        ttl: header[8],
+        tos: header[1],
         fragment,
-        l4,
-    })
+        l4: L4::Other,
+    };
+    let l4 = l4(frame, &packet)?;
+    Ok(IpPacket { l4, ..packet })
 }
 
 /// Parses IPv6 behind a decoded link header.
@@ -234,7 +235,7 @@ pub fn ipv6<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
         return Err(DropReason::Truncated);
     }
     let chain = ip::extension_headers(frame, header[6], at + 40, end)?;
-    if header[8..24] == header[24..40] {
+    if same_v6(frame, at + 8, at + 24) {
         return Err(DropReason::Land);
     }
     let ip::Chain {
@@ -242,40 +243,44 @@ pub fn ipv6<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
         l4_offset,
         fragment,
     } = chain;
-    let l4 = l4(frame, Family::V6, protocol, fragment, l4_offset, end)?;
-    let tos = header[0] << 4 | header[1] >> 4;
-    let (family, ttl) = (Family::V6, header[7]);
-    Ok(IpPacket {
-        family,
+    let packet = IpPacket {
+        family: Family::V6,
         l3_offset: at,
         l4_offset,
         end,
         vlan: link.vlan,
         protocol,
-        ttl,
-        tos,
+        ttl: header[7],
+        tos: header[0] << 4 | header[1] >> 4,
         fragment,
-        l4,
-    })
+        l4: L4::Other,
+    };
+    let l4 = l4(frame, &packet)?;
+    Ok(IpPacket { l4, ..packet })
+}
+
+/// True if two IPv6 addresses are the same.
+///
+/// In registers, because a comparison of arrays is a call of `memcmp`, which an XDP program does not have.
+#[inline]
+fn same_v6<C: Cursor>(frame: C, src: usize, dst: usize) -> bool {
+    let word = |at: usize| frame.read::<8>(at).map(u64::from_ne_bytes);
+    word(src) == word(dst) && word(src + 8) == word(dst + 8)
 }
 
 /// Reads the L4 header of a whole packet or a first fragment.
 #[inline]
-fn l4<C: Cursor>(
-    frame: C,
-    family: Family,
-    protocol: u8,
-    fragment: Fragment,
-    at: usize,
-    end: usize,
-) -> Result<L4, DropReason> {
-    if fragment == Fragment::Later {
+fn l4<C: Cursor>(frame: C, packet: &IpPacket) -> Result<L4, DropReason> {
+    if packet.fragment == Fragment::Later {
         return Ok(L4::Other);
     }
-    match (protocol, family) {
+    let (at, end) = (packet.l4_offset, packet.end);
+    match (packet.protocol, packet.family) {
         (ip::TCP, _) => read_tcp(frame, at, end),
-        (ip::UDP, _) => read_udp(frame, fragment, at, end),
-        (ip::ICMP, Family::V4) | (ip::ICMPV6, Family::V6) => read_icmp(frame, family, at, end),
+        (ip::UDP, _) => read_udp(frame, packet.fragment, at, end),
+        (ip::ICMP, Family::V4) | (ip::ICMPV6, Family::V6) => {
+            read_icmp(frame, packet.family, at, end)
+        }
         _ => Ok(L4::Other),
     }
 }

@@ -73,6 +73,7 @@ drop_reasons! {
     PuntFull "punt_full" "The ring towards the kernel was full."
     UnsupportedProtocol "unsupported_protocol" "A protocol that the service or the rule cannot carry."
     BadIpOptions "bad_ip_options" "An IPv4 option whose length is below 2 bytes or beyond the header."
+    NoSocket "no_socket" "No AF_XDP socket was bound to the receive queue: the data plane is starting or has stopped."
 }
 
 impl core::fmt::Display for DropReason {
