@@ -10,6 +10,7 @@
 pub mod connect;
 pub mod convert;
 pub mod status;
+mod words;
 
 /// Messages and services of package `marchproxy.v1`, generated from `proto/`.
 #[allow(

@@ -1,0 +1,578 @@
+//! Showing documents, nodes and backends.
+
+use std::path::Path;
+
+use march_model::{Document, Kind, Name, Spec};
+use march_proto::v1;
+use serde_json::{Value, json};
+
+use crate::args::{DescribeArgs, GetArgs, Output, What, Width};
+use crate::backend::endpoint;
+use crate::client::control;
+use crate::exit::{Code, Failure};
+use crate::output;
+use crate::table::Table;
+
+/// Documents and what the nodes say about them.
+struct View {
+    documents: Vec<Document>,
+    nodes: Vec<v1::NodeStatus>,
+    admins: Vec<v1::BackendAdmin>,
+}
+
+impl View {
+    async fn load(socket: &Path, kind: &str, name: &str, revision: u64) -> Result<Self, Failure> {
+        let mut client = control(socket).await?;
+        let request = v1::GetRequest {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            revision,
+        };
+        let response = client.get(request).await?.into_inner();
+        let nodes = client
+            .nodes(v1::NodesRequest::default())
+            .await?
+            .into_inner()
+            .nodes;
+        let admins = client
+            .backend_states(v1::BackendStatesRequest {})
+            .await?
+            .into_inner()
+            .states;
+        let parse = |document: &v1::Document| {
+            Document::from_canonical(&document.json).map_err(|invalid| {
+                let message = format!(
+                    "the daemon's document {}/{}: {invalid}",
+                    document.kind, document.name
+                );
+                Failure::new(Code::Unavailable, message)
+            })
+        };
+        let documents: Result<Vec<Document>, Failure> =
+            response.documents.iter().map(parse).collect();
+        Ok(Self {
+            documents: documents?,
+            nodes,
+            admins,
+        })
+    }
+
+    fn telemetry(&self) -> impl Iterator<Item = (&str, &v1::Telemetry)> {
+        self.nodes
+            .iter()
+            .filter_map(|node| Some((node.node.as_str(), node.telemetry.as_ref()?)))
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Spec)> {
+        let matching = self
+            .documents
+            .iter()
+            .filter(move |document| document.key().kind == kind);
+        matching.map(|document| (document.key().name.as_str(), document.spec()))
+    }
+
+    fn port_telemetry(&self, node: &Name, name: &str) -> Option<&v1::PortTelemetry> {
+        let (_, telemetry) = self.telemetry().find(|(from, _)| *from == node.as_str())?;
+        telemetry.ports.iter().find(|port| port.name == name)
+    }
+}
+
+pub(crate) async fn get(socket: &Path, output: Output, args: GetArgs) -> Result<Code, Failure> {
+    let name = args.name.unwrap_or_default();
+    match args.what {
+        What::Nodes => nodes(socket, output, name).await,
+        What::Backends => backends(socket, output, &name).await,
+        What::All => documents(socket, output, None, &name, args.revision).await,
+        What::Documents(kind) => documents(socket, output, Some(kind), &name, args.revision).await,
+    }
+}
+
+async fn documents(
+    socket: &Path,
+    output: Output,
+    kind: Option<Kind>,
+    name: &str,
+    revision: u64,
+) -> Result<Code, Failure> {
+    let view = View::load(socket, kind.map_or("", Kind::as_str), name, revision).await?;
+    match output {
+        Output::Json | Output::Yaml => {
+            let parse = |document: &Document| -> Value {
+                serde_json::from_str(document.canonical()).expect("the canonical form is JSON")
+            };
+            let values: Vec<Value> = view.documents.iter().map(parse).collect();
+            match (values.as_slice(), name.is_empty()) {
+                ([only], false) => output::value(output, only, String::new)?,
+                _ => output::documents(output, &values)?,
+            }
+        }
+        Output::Name => {
+            let keys = view
+                .documents
+                .iter()
+                .map(|document| format!("{}\n", document.key()));
+            output::data(&keys.collect::<String>())?;
+        }
+        Output::Table | Output::Wide => {
+            let kinds = kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind]);
+            let shown = |kind: &Kind| view.of_kind(*kind).next().is_some() || kinds.len() == 1;
+            let tables: Vec<String> = kinds
+                .iter()
+                .filter(|kind| shown(kind))
+                .map(|kind| table(&view, *kind, output.width()).to_text())
+                .collect();
+            output::data(&tables.join("\n"))?;
+        }
+    }
+    Ok(Code::Ok)
+}
+
+/// Keeps the first cells of a narrow table, all of a wide one.
+fn fit<T>(mut cells: Vec<T>, narrow: usize, width: Width) -> Vec<T> {
+    if width == Width::Narrow {
+        cells.truncate(narrow);
+    }
+    cells
+}
+
+fn table(view: &View, kind: Kind, width: Width) -> Table {
+    match kind {
+        Kind::Port => ports(view, width),
+        Kind::Service => services(view, width),
+        Kind::Pool => pools(view, width),
+        Kind::Rule => rules(view),
+    }
+}
+
+fn ports(view: &View, width: Width) -> Table {
+    let headings = vec![
+        "NAME",
+        "NODE",
+        "INTERFACE",
+        "ASKED",
+        "TIER",
+        "STATE",
+        "PASSED OVER",
+        "MODE",
+        "MTU",
+        "RX",
+        "TX",
+        "DROPPED",
+        "NAT",
+    ];
+    let mut table = Table::new(&fit(headings, 7, width));
+    for (name, spec) in view.of_kind(Kind::Port) {
+        let Spec::Port(port) = spec else { continue };
+        let live = view
+            .port_telemetry(&port.node, name)
+            .cloned()
+            .unwrap_or_default();
+        let reasons: Vec<String> = live
+            .reasons
+            .iter()
+            .map(|reason| format!("{}: {}", reason.tier, reason.why))
+            .collect();
+        let nat: Vec<String> = port.nat.addresses.iter().map(ToString::to_string).collect();
+        let cells = vec![
+            name.to_owned(),
+            port.node.to_string(),
+            port.interface.to_string(),
+            port.tier.to_string(),
+            live.tier.clone(),
+            live.state.clone(),
+            reasons.join("; "),
+            live.mode.clone(),
+            count(u64::from(live.mtu)),
+            live.rx_packets.to_string(),
+            live.tx_packets.to_string(),
+            live.dropped.to_string(),
+            format!(
+                "{} ports {}",
+                if nat.is_empty() {
+                    "own address".to_owned()
+                } else {
+                    nat.join(",")
+                },
+                port.nat.ports
+            ),
+        ];
+        table.row(fit(cells, 7, width));
+    }
+    table
+}
+
+fn count(number: u64) -> String {
+    if number == 0 {
+        String::new()
+    } else {
+        number.to_string()
+    }
+}
+
+fn services(view: &View, width: Width) -> Table {
+    let headings = vec![
+        "NAME",
+        "ADDRESS",
+        "PORT",
+        "PROTOCOL",
+        "POOL",
+        "MODE",
+        "FLOWS",
+        "AFFINITY",
+        "NEW FLOWS",
+        "PACKETS",
+        "BYTES",
+        "TIER",
+    ];
+    let mut table = Table::new(&fit(headings, 7, width));
+    for (name, spec) in view.of_kind(Kind::Service) {
+        let Spec::Service(service) = spec else {
+            continue;
+        };
+        let mut sum = v1::ServiceTelemetry::default();
+        let mut tiers: Vec<&str> = Vec::new();
+        for (_, telemetry) in view.telemetry() {
+            for live in telemetry.services.iter().filter(|live| live.name == name) {
+                sum.active_flows += live.active_flows;
+                sum.new_flows += live.new_flows;
+                sum.packets += live.packets + live.reply_packets;
+                sum.bytes += live.bytes + live.reply_bytes;
+                tiers.push(&live.tier);
+            }
+        }
+        tiers.sort_unstable();
+        tiers.dedup();
+        let cells = vec![
+            name.to_owned(),
+            service.address.to_string(),
+            service.port.to_string(),
+            service.protocol.to_string(),
+            service.pool.to_string(),
+            service.mode.to_string(),
+            sum.active_flows.to_string(),
+            service.affinity.to_string(),
+            sum.new_flows.to_string(),
+            sum.packets.to_string(),
+            sum.bytes.to_string(),
+            tiers.join(","),
+        ];
+        table.row(fit(cells, 7, width));
+    }
+    table
+}
+
+fn pools(view: &View, width: Width) -> Table {
+    let headings = vec![
+        "NAME",
+        "ALGORITHM",
+        "BACKENDS",
+        "UP",
+        "CHECK",
+        "INTERVAL",
+        "TIMEOUT",
+        "RISE",
+        "FALL",
+    ];
+    let mut table = Table::new(&fit(headings, 5, width));
+    for (name, spec) in view.of_kind(Kind::Pool) {
+        let Spec::Pool(pool) = spec else { continue };
+        let up: Vec<String> = view
+            .telemetry()
+            .map(|(node, telemetry)| {
+                let is_up = |live: &&v1::BackendTelemetry| {
+                    live.pool == name && matches!(live.health.as_str(), "up" | "unchecked")
+                };
+                format!(
+                    "{node}: {}",
+                    telemetry.backends.iter().filter(is_up).count()
+                )
+            })
+            .collect();
+        let check = pool.health_check.as_ref();
+        let kind = check.map(|check| match &check.probe {
+            march_model::Probe::Tcp => "tcp".to_owned(),
+            march_model::Probe::Http { path, .. } => format!("http {path}"),
+        });
+        let text = |value: Option<String>| value.unwrap_or_default();
+        let cells = vec![
+            name.to_owned(),
+            pool.algorithm.to_string(),
+            pool.backends.len().to_string(),
+            up.join(", "),
+            text(kind),
+            text(check.map(|check| check.interval.to_string())),
+            text(check.map(|check| check.timeout.to_string())),
+            text(check.map(|check| check.rise.to_string())),
+            text(check.map(|check| check.fall.to_string())),
+        ];
+        table.row(fit(cells, 5, width));
+    }
+    table
+}
+
+fn rules(view: &View) -> Table {
+    let mut table = Table::new(&[
+        "NAME",
+        "PRIORITY",
+        "ACTION",
+        "PROTOCOL",
+        "SOURCES",
+        "SOURCE PORTS",
+        "DESTINATIONS",
+        "PORTS",
+    ]);
+    let mut rules: Vec<(&str, &march_model::Rule)> = view
+        .of_kind(Kind::Rule)
+        .filter_map(|(name, spec)| match spec {
+            Spec::Rule(rule) => Some((name, rule)),
+            _ => None,
+        })
+        .collect();
+    rules.sort_by_key(|(name, rule)| (rule.priority, *name));
+    for (name, rule) in rules {
+        let any = |text: String| {
+            if text.is_empty() {
+                "any".to_owned()
+            } else {
+                text
+            }
+        };
+        table.row(vec![
+            name.to_owned(),
+            rule.priority.to_string(),
+            rule.action.to_string(),
+            any(rule
+                .matches
+                .protocol
+                .map_or_else(String::new, |protocol| protocol.to_string())),
+            any(list(&rule.matches.sources)),
+            any(list(&rule.matches.source_ports)),
+            any(list(&rule.matches.destinations)),
+            any(list(&rule.matches.ports)),
+        ]);
+    }
+    table
+}
+
+fn list(items: &[impl ToString]) -> String {
+    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
+
+async fn nodes(socket: &Path, output: Output, name: String) -> Result<Code, Failure> {
+    let is_one = !name.is_empty();
+    let nodes = control(socket)
+        .await?
+        .nodes(v1::NodesRequest { node: name })
+        .await?
+        .into_inner()
+        .nodes;
+    let people = || match output {
+        Output::Name => nodes.iter().fold(String::new(), |text, node| {
+            format!("{text}Node/{}\n", node.node)
+        }),
+        _ => nodes_table(&nodes, output.width()).to_text(),
+    };
+    match (nodes.as_slice(), is_one) {
+        ([only], true) => output::value(output, only, people)?,
+        _ => output::value(output, &nodes, people)?,
+    }
+    Ok(Code::Ok)
+}
+
+fn nodes_table(nodes: &[v1::NodeStatus], width: Width) -> Table {
+    let headings = vec![
+        "NAME",
+        "STATE",
+        "REVISION",
+        "HEAD",
+        "VERSION",
+        "PORTS",
+        "FLOWS",
+        "GENERATION",
+        "HEARD",
+        "HASH",
+        "REFUSED BECAUSE",
+    ];
+    let mut table = Table::new(&fit(headings, 8, width));
+    for node in nodes {
+        let telemetry = node.telemetry.clone().unwrap_or_default();
+        let tiers: Vec<String> = telemetry
+            .ports
+            .iter()
+            .map(|port| format!("{}={}", port.name, port.tier))
+            .collect();
+        let flows = telemetry.flows.unwrap_or_default();
+        let cells = vec![
+            node.node.clone(),
+            node.state().word().to_owned(),
+            node.running_revision.to_string(),
+            node.head_revision.to_string(),
+            node.version.clone(),
+            tiers.join(","),
+            format!("{}/{}", flows.live, flows.capacity),
+            count(telemetry.generation),
+            format!("{} ms ago", node.silent_ms),
+            node.running_hash
+                .get(..12)
+                .unwrap_or(&node.running_hash)
+                .to_owned(),
+            node.errors.first().map_or_else(String::new, |error| {
+                march_model::FieldError::from(error.clone()).to_string()
+            }),
+        ];
+        table.row(fit(cells, 8, width));
+    }
+    table
+}
+
+/// One backend as one node sees it, or as the documents have it when no node says anything.
+fn backend_rows(view: &View, pool_name: &str) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for (name, spec) in view
+        .of_kind(Kind::Pool)
+        .filter(|(name, _)| pool_name.is_empty() || *name == pool_name)
+    {
+        let Spec::Pool(pool) = spec else { continue };
+        for backend in &pool.backends {
+            let (address, port) = (
+                backend.address.to_string(),
+                u32::from(backend.port.unwrap_or(0)),
+            );
+            let admin = view
+                .admins
+                .iter()
+                .find(|admin| admin.pool == name && admin.address == address && admin.port == port)
+                .map_or("enabled", |admin| admin.state().word());
+            let base = json!({
+                "pool": name, "address": address, "port": backend.port, "weight": backend.weight, "admin": admin,
+                "backend": endpoint(&address, port),
+            });
+            let is_it = |live: &&v1::BackendTelemetry| {
+                live.pool == name && live.address == address && live.port == port
+            };
+            let mut seen = false;
+            for (node, telemetry) in view.telemetry() {
+                for live in telemetry.backends.iter().filter(is_it) {
+                    let mut row = base.clone();
+                    row["node"] = json!(node);
+                    row["status"] = json!(live);
+                    rows.push(row);
+                    seen = true;
+                }
+            }
+            if !seen {
+                rows.push(base);
+            }
+        }
+    }
+    rows
+}
+
+async fn backends(socket: &Path, output: Output, pool: &str) -> Result<Code, Failure> {
+    let view = View::load(socket, Kind::Pool.as_str(), pool, 0).await?;
+    let rows = backend_rows(&view, pool);
+    output::value(output, &rows, || match output {
+        Output::Name => {
+            let mut names: Vec<String> = rows
+                .iter()
+                .map(|row| format!("{}/{}\n", cell(&row["pool"]), cell(&row["backend"])))
+                .collect();
+            names.dedup();
+            names.concat()
+        }
+        _ => backends_table(&rows, output.width()).to_text(),
+    })?;
+    Ok(Code::Ok)
+}
+
+fn backends_table(rows: &[Value], width: Width) -> Table {
+    let headings = vec![
+        "POOL",
+        "BACKEND",
+        "WEIGHT",
+        "ADMIN",
+        "NODE",
+        "HEALTH",
+        "FLOWS",
+        "NEW FLOWS",
+        "PACKETS",
+        "BYTES",
+        "LAST FAILURE",
+    ];
+    let mut table = Table::new(&fit(headings, 7, width));
+    for row in rows {
+        let status = &row["status"];
+        let cells = vec![
+            cell(&row["pool"]),
+            cell(&row["backend"]),
+            cell(&row["weight"]),
+            cell(&row["admin"]),
+            cell(&row["node"]),
+            cell(&status["health"]),
+            cell(&status["activeFlows"]),
+            cell(&status["newFlows"]),
+            cell(&status["packets"]),
+            cell(&status["bytes"]),
+            cell(&status["healthDetail"]),
+        ];
+        table.row(fit(cells, 7, width));
+    }
+    table
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+pub(crate) async fn describe(
+    socket: &Path,
+    output: Output,
+    args: DescribeArgs,
+) -> Result<Code, Failure> {
+    // Everything about one thing is a tree: people get it as YAML.
+    let output = if matches!(output, Output::Table | Output::Wide) {
+        Output::Yaml
+    } else {
+        output
+    };
+    let kind = match args.what {
+        What::Documents(kind) => kind,
+        What::Nodes => return nodes(socket, output, args.name).await,
+        What::Backends | What::All => {
+            return Err(Failure::new(
+                Code::Usage,
+                "describe takes port, service, pool, rule or node",
+            ));
+        }
+    };
+    let view = View::load(socket, kind.as_str(), &args.name, 0).await?;
+    let document = view
+        .documents
+        .first()
+        .ok_or_else(|| Failure::new(Code::NotFound, "nothing came back"))?;
+    let mut value: Value =
+        serde_json::from_str(document.canonical()).expect("the canonical form is JSON");
+    value["hash"] = json!(document.hash().to_string());
+    value["status"] = match document.spec() {
+        Spec::Port(port) => json!(view.port_telemetry(&port.node, &args.name)),
+        Spec::Service(_) => {
+            let of_node = |(node, telemetry): (&str, &v1::Telemetry)| {
+                let live = telemetry
+                    .services
+                    .iter()
+                    .find(|service| service.name == args.name)?;
+                Some(json!({ "node": node, "counters": live }))
+            };
+            Value::from(view.telemetry().filter_map(of_node).collect::<Vec<_>>())
+        }
+        Spec::Pool(_) => Value::from(backend_rows(&view, &args.name)),
+        Spec::Rule(_) => Value::Null,
+    };
+    output::value(output, &value, || format!("{}\n", document.key()))?;
+    Ok(Code::Ok)
+}
