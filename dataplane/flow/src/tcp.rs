@@ -2,16 +2,10 @@
 //!
 //! Sequence numbers are not followed: a forged RST can shorten a flow's life, not redirect it.
 
+use march_wire::tcp::{ACK, FIN, RST, SYN};
+
 use crate::flow::{Direction, FlowState};
 
-/// FIN bit of the TCP flags octet.
-pub const FIN: u8 = 0x01;
-/// SYN bit of the TCP flags octet.
-pub const SYN: u8 = 0x02;
-/// RST bit of the TCP flags octet.
-pub const RST: u8 = 0x04;
-/// ACK bit of the TCP flags octet.
-pub const ACK: u8 = 0x10;
 /// A segment with none of these on an established flow changes nothing.
 pub const TRANSITION_FLAGS: u8 = FIN | SYN | RST;
 

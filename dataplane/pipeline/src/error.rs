@@ -36,6 +36,9 @@ impl<F: IpVersion> Side<F> {
         if packet.ttl <= 1 {
             return expired(shared, context, frame, packet);
         }
+        if self.flows.flow(handle.index).epoch != context.generation.epoch {
+            self.recheck(shared, context, handle.index)?;
+        }
         let flow = *self.flows.flow(handle.index);
         let hop = next_hop::<F>(shared, context, &flow, handle)?;
         let adjacency = context

@@ -215,7 +215,7 @@ impl<F: IpVersion> Side<F> {
     }
 
     /// The epoch moved: the rules and services running now decide whether the flow may go on. Its backend is kept.
-    fn recheck(&mut self, shared: &mut Shared, context: &Context<'_>, index: u32) -> Step<()> {
+    pub fn recheck(&mut self, shared: &mut Shared, context: &Context<'_>, index: u32) -> Step<()> {
         shared.counters.flows.rechecked.add(1);
         let flow = *self.flows.flow(index);
         let key = flow.key(march_flow::Direction::Forward);

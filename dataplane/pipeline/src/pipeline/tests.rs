@@ -1,12 +1,11 @@
 use std::net::IpAddr;
 
-use march_flow::tcp::{ACK, FIN, RST, SYN};
 use march_tables::{
     Action, Algorithm, BackendState, Config, MirroredNeighbour, MirroredRoute, Mode, NatPool,
     PoolBackend, PoolConfig, PortRange, PortTable, RouteTarget, Rule, Service,
 };
-use march_wire::IpPacket;
 use march_wire::build::{Checksum, PacketBuilder};
+use march_wire::tcp::{ACK, FIN, RST, SYN};
 
 use super::*;
 use crate::counters::Limits;
