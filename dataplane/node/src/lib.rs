@@ -11,9 +11,18 @@
 //! that cannot be compiled leaves the running generation untouched; failing to start one tier never stops a lower one.
 #![deny(unsafe_code)]
 
+pub mod agent;
+pub mod compile;
+pub mod engine;
+pub mod explain;
+pub mod health;
 pub mod journal;
 pub mod kernel;
 pub mod ladder;
 pub mod last_good;
+pub mod metrics;
+pub mod ports;
+pub mod session;
 pub mod takeover;
+pub mod telemetry;
 pub mod twin;

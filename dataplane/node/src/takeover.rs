@@ -187,6 +187,16 @@ impl Takeover {
         Ok(self.journal.add(Entry::ServiceAddress { address })?)
     }
 
+    /// Takes a service's address off the loopback interface, if it was put there.
+    pub async fn drop_service_address(&mut self, address: IpAddr) -> Result<(), TakeoverError> {
+        let entry = Entry::ServiceAddress { address };
+        if self.journal.entries().contains(&entry) {
+            change::remove_service_address(&self.handle, address).await?;
+            self.journal.remove(&entry)?;
+        }
+        Ok(())
+    }
+
     /// Writes down what an interface carries, then takes it all off. The interface stays up.
     pub async fn take_addresses(
         &mut self,

@@ -84,6 +84,13 @@ impl Mirror {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Replaces the state by what the kernel says now. Notifications that are on their way are folded in after it.
+    pub(super) async fn read_again(&self, handle: &Handle) -> Result<(), KernelError> {
+        let fresh = read_everything(handle).await?;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
     /// A receiver that wakes whenever forwarding state moved.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -98,6 +98,11 @@ impl Kernel {
             _tasks: tasks,
         })
     }
+
+    /// Reads everything again and returns once the mirror has it: for those who just changed something themselves.
+    pub async fn settle(&self) -> Result<(), KernelError> {
+        self.mirror.read_again(&self.handle).await
+    }
 }
 
 fn request_name(request: &RouteNetlinkMessage) -> &'static str {

@@ -71,7 +71,9 @@ impl Facts {
 }
 
 impl LinkFacts {
-    fn gather(interface: &str) -> Self {
+    /// Reads the facts for an interface that exists.
+    #[must_use]
+    pub fn gather(interface: &str) -> Self {
         let base = format!("/sys/class/net/{interface}");
         let kind = fs::read_to_string(format!("{base}/type")).unwrap_or_default();
         Self {

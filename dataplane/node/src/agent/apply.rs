@@ -1,0 +1,229 @@
+//! Compiling and publishing.
+
+use std::time::Instant;
+
+use march_model::FieldError;
+use march_proto::v1::Timings;
+use march_tables::{BuildError, Config};
+
+use super::inbound::micros;
+use super::{Agent, Desired};
+use crate::compile::{self, Compiled, FastPort, Inputs, PeerOffload};
+use crate::engine::{Engine, counter_limits};
+use crate::ports::{PortSpec, shape, specs};
+use crate::session::Running;
+
+impl Agent {
+    /// Makes `desired` what this node runs, or refuses it and changes nothing.
+    pub(super) async fn apply(&mut self, desired: Desired, received: Instant) -> Result<Timings, Vec<FieldError>> {
+        let specs = specs(&desired.state, &self.options.node)?;
+        self.check(&desired, &specs)?;
+        let is_reshaped = shape(&specs) != shape(&self.specs) || matches!(self.engine, Engine::Idle);
+        let hash = desired.state.hash().to_string();
+        let revision = desired.revision;
+        self.specs = specs;
+        self.desired = Some(desired);
+        if is_reshaped {
+            self.failed.clear();
+            self.place_ports().await;
+        } else {
+            self.renew_nat();
+        }
+        let mut timings = self.build_and_publish(received).await?;
+        timings.running_us = micros(received);
+        self.running.send_replace(Running { revision, hash });
+        Ok(timings)
+    }
+
+    /// Compiles for ports as documented, before any interface is touched.
+    fn check(&self, desired: &Desired, specs: &[PortSpec]) -> Result<(), Vec<FieldError>> {
+        let ports: Vec<FastPort> = specs.iter().zip(0..).map(|(spec, index)| documented(spec, index)).collect();
+        let mut slots = self.slots.clone();
+        let compiled = {
+            let kernel = self.kernel.mirror.read();
+            let inputs = Inputs {
+                revision: desired.revision,
+                state: &desired.state,
+                ports: &ports,
+                kernel: &kernel,
+                unhealthy: &self.unhealthy,
+                admin: &self.admin,
+            };
+            compile::compile(&inputs, &mut slots)?
+        };
+        check_limits(&compiled.config)?;
+        march_tables::build(&compiled.config, None).map(|_| ()).map_err(|error| vec![field_error(&error)])
+    }
+
+    /// NAT changes are a generation, not another engine.
+    fn renew_nat(&mut self) {
+        if let Engine::Fast(engine) = &mut self.engine {
+            for port in &mut engine.ports {
+                if let Some(spec) = self.specs.iter().find(|spec| spec.name == port.name) {
+                    port.nat_addresses.clone_from(&spec.nat_addresses);
+                    port.nat_ports = spec.nat_ports;
+                }
+            }
+        }
+    }
+
+    /// Something other than the documents changed: compiles again, and publishes if that made a difference.
+    pub(super) async fn refresh(&mut self, cause: &'static str) {
+        if self.desired.is_none() {
+            return;
+        }
+        if let Err(errors) = self.build_and_publish(Instant::now()).await {
+            for error in errors {
+                tracing::error!(event = "generation.refused", cause, %error, "cannot compile; the running generation stays");
+            }
+        }
+    }
+
+    pub(super) fn compile(&mut self, ports: &[FastPort]) -> Result<Compiled, Vec<FieldError>> {
+        let Some(desired) = &self.desired else { return Err(Vec::new()) };
+        let kernel = self.kernel.mirror.read();
+        let inputs = Inputs {
+            revision: desired.revision,
+            state: &desired.state,
+            ports,
+            kernel: &kernel,
+            unhealthy: &self.unhealthy,
+            admin: &self.admin,
+        };
+        compile::compile(&inputs, &mut self.slots)
+    }
+
+    async fn build_and_publish(&mut self, received: Instant) -> Result<Timings, Vec<FieldError>> {
+        let ports = match &self.engine {
+            Engine::Fast(engine) => engine.ports.clone(),
+            _ => Vec::new(),
+        };
+        let compiled = self.compile(&ports)?;
+        let is_same = self.compiled.as_ref().is_some_and(|last| last.config == compiled.config);
+        let mut timings = Timings { generation: self.publisher.current().id, ..Timings::default() };
+        if is_same {
+            timings.compiled_us = micros(received);
+            timings.published_us = timings.compiled_us;
+        } else {
+            let current = self.publisher.current();
+            let generation =
+                march_tables::build(&compiled.config, Some(&current)).map_err(|error| vec![field_error(&error)])?;
+            timings.compiled_us = micros(received);
+            timings.generation = generation.id;
+            self.publisher.publish(generation);
+            timings.published_us = micros(received);
+        }
+        self.adopt(compiled).await;
+        if let Engine::Fast(engine) = &self.engine
+            && !engine.wait_for_generation(timings.generation).await
+        {
+            tracing::error!(event = "generation.not_running", generation = timings.generation, "an lcore does not follow");
+            return Err(vec![FieldError::of_document("", "", "an lcore does not take the new generation".to_owned())]);
+        }
+        self.follow_up().await;
+        timings.running_us = micros(received);
+        Ok(timings)
+    }
+
+    /// Everything beside the lcores that follows from a compilation.
+    pub(super) async fn adopt(&mut self, compiled: Compiled) {
+        let owned = match &self.engine {
+            Engine::Fast(_) => compiled.owned.clone(),
+            _ => std::collections::BTreeSet::new(),
+        };
+        let trouble = self.takeover.set_blackholes(&owned).await.err().map(|error| error.to_string());
+        if let Some(trouble) = &trouble {
+            tracing::error!(event = "takeover.blackhole_failed", trouble, "the kernel may answer for a service's address");
+        }
+        self.note_trouble("blackhole", trouble);
+        self.resolver.set_wanted(compiled.next_hops.clone());
+        self.unhealthy.retain(|slot| compiled.targets.iter().any(|target| target.slot == *slot));
+        self.targets.send_if_modified(|targets| {
+            let is_new = *targets != compiled.targets;
+            targets.clone_from(&compiled.targets);
+            is_new
+        });
+        self.compiled = Some(compiled);
+    }
+
+    /// What must come after the lcores run the generation: steering programs, or the socket tier's listeners.
+    pub(super) async fn follow_up(&mut self) {
+        let Some(compiled) = &self.compiled else { return };
+        let trouble = match &mut self.engine {
+            Engine::Idle => None,
+            Engine::Fast(engine) => engine.steer(&compiled.config).err().map(|error| error.to_string()),
+            Engine::Socket(engine) => {
+                let generation = self.publisher.current();
+                match engine.publish(&compiled.config, generation, &mut self.takeover).await {
+                    Ok(failures) if failures.is_empty() => None,
+                    Ok(failures) => Some(failures.join("; ")),
+                    Err(error) => Some(error.to_string()),
+                }
+            }
+        };
+        if let Some(trouble) = &trouble
+            && self.troubles.get("steering") != Some(trouble)
+        {
+            tracing::error!(event = "engine.not_steered", trouble, "traffic does not reach every service");
+        }
+        self.note_trouble("steering", trouble);
+    }
+}
+
+/// A port as documented, for a compilation that only looks for errors.
+fn documented(spec: &PortSpec, index: u32) -> FastPort {
+    FastPort {
+        name: spec.name.clone(),
+        interface: spec.interface.clone(),
+        carrier: u32::MAX - index,
+        mac: [0; 6],
+        mtu: 1500,
+        nat_addresses: spec.nat_addresses.clone(),
+        nat_ports: spec.nat_ports,
+        peer_offload: PeerOffload::Possible,
+    }
+}
+
+/// Counters are allocated once; a configuration with more things than can be counted is refused.
+fn check_limits(config: &Config) -> Result<(), Vec<FieldError>> {
+    let limits = counter_limits();
+    let counts = [
+        ("ports", config.ports.len(), limits.ports),
+        ("services", config.services.len(), limits.services),
+        ("rules", config.rules.len(), limits.rules),
+    ];
+    let errors: Vec<FieldError> = counts
+        .into_iter()
+        .filter(|(_, count, limit)| count > limit)
+        .map(|(what, count, limit)| {
+            FieldError::of_document("", what, format!("{count} {what} are more than the {limit} that one node can run"))
+        })
+        .collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn field_error(error: &BuildError) -> FieldError {
+    let (document, path) = match error {
+        BuildError::ServiceOverlap { second, .. } => (format!("Service/{second}"), "spec.address"),
+        BuildError::ServiceKey { service, .. } => (format!("Service/{service}"), "spec.port"),
+        BuildError::UnknownPool { service, .. } => (format!("Service/{service}"), "spec.pool"),
+        BuildError::RulePorts { rule, .. } => (format!("Rule/{rule}"), "spec.match.ports"),
+        BuildError::NatPorts { port, .. } => (format!("Port/{port}"), "spec.nat.ports"),
+        BuildError::BackendSlot { pool, .. } | BuildError::DuplicateBackend { pool, .. } => {
+            (format!("Pool/{pool}"), "spec.backends")
+        }
+        _ => (String::new(), ""),
+    };
+    FieldError::of_document(document, path, error.to_string())
+}
+
+/// The first generation of another engine.
+pub(super) fn first_generation(
+    config: &Config,
+    after: &march_tables::Generation,
+) -> Result<march_tables::Generation, BuildError> {
+    // Other ports than before: nothing of the old tables fits, and no lcore is left that remembers them.
+    let mut generation = march_tables::build(config, None)?;
+    generation.id = after.id + 1;
+    Ok(generation)
+}

@@ -1,0 +1,228 @@
+//! What the daemon says.
+
+use std::time::Instant;
+
+use march_model::{FieldError, State};
+use march_proto::convert::{state_of_delta, state_of_snapshot};
+use march_proto::v1::daemon_message::Message as FromDaemon;
+use march_proto::v1::node_message::Message as ToDaemon;
+use march_proto::v1::query::Query as Asked;
+use march_proto::v1::query_reply::Reply;
+use march_proto::v1::{Ack, AdminState, BackendAdmin, Nack, Query, QueryReply};
+
+use super::{Agent, Desired};
+use crate::compile::{Admin, AdminStates};
+use crate::engine::Engine;
+use crate::last_good::{Stored, StoredAdminState};
+use crate::session::Inbound;
+
+impl Agent {
+    pub(super) async fn on_inbound(&mut self, message: Inbound) {
+        match message {
+            Inbound::Connected(outgoing) => {
+                tracing::info!(event = "session.up", "connected to marchd");
+                self.outgoing = Some(outgoing);
+                self.note_trouble("session", None);
+                self.report();
+            }
+            Inbound::Disconnected(reason) => {
+                // Said once, not at every attempt.
+                if self.outgoing.take().is_some() || !self.troubles.contains_key("session") {
+                    tracing::warn!(event = "session.down", reason, "no session with marchd; the running revision stays");
+                }
+                self.note_trouble("session", Some(reason));
+            }
+            Inbound::Message(message, received) => self.on_message(*message, received).await,
+        }
+    }
+
+    async fn on_message(&mut self, message: FromDaemon, received: Instant) {
+        match message {
+            FromDaemon::Snapshot(snapshot) => {
+                self.take_admins(snapshot.backend_admins.clone());
+                let state = state_of_snapshot(&snapshot).map_err(|invalid| invalid.0);
+                self.on_push(snapshot.revision, state, received).await;
+            }
+            FromDaemon::Delta(delta) => {
+                let held = self.desired.as_ref().filter(|desired| desired.revision == delta.from);
+                let state = match held {
+                    Some(held) => state_of_delta(&held.state, &delta).map_err(|invalid| invalid.0),
+                    None => Err(vec![FieldError::of_document(
+                        "",
+                        "from",
+                        format!("this node does not hold revision {}, on which the delta stands", delta.from),
+                    )]),
+                };
+                self.on_push(delta.to, state, received).await;
+            }
+            FromDaemon::Current(current) => {
+                self.take_admins(current.backend_admins);
+                // The same content under a newer number runs already.
+                if let Some(desired) = &mut self.desired {
+                    desired.revision = current.revision;
+                }
+                self.refresh("admin").await;
+            }
+            FromDaemon::BackendAdmins(admins) => {
+                self.take_admins(admins.states);
+                self.refresh("admin").await;
+                self.keep_last_good();
+            }
+            FromDaemon::Query(query) => self.on_query(query),
+        }
+    }
+
+    async fn on_push(&mut self, revision: u64, state: Result<State, Vec<FieldError>>, received: Instant) {
+        let verified_us = micros(received);
+        let result = match state {
+            Ok(state) => {
+                let desired = Desired { revision, state };
+                self.keep_candidate(&desired);
+                self.apply(desired, received).await
+            }
+            Err(errors) => Err(errors),
+        };
+        match result {
+            Ok(mut timings) => {
+                timings.verified_us = verified_us;
+                tracing::info!(
+                    event = "revision.running",
+                    revision,
+                    generation = timings.generation,
+                    running_us = timings.running_us,
+                    "the revision runs"
+                );
+                self.note_trouble("revision", None);
+                self.keep_last_good();
+                self.tell(ToDaemon::Ack(Ack { revision, timings: Some(timings) }));
+            }
+            Err(errors) => {
+                for error in &errors {
+                    tracing::error!(event = "revision.refused", revision, %error, "this node refuses the revision");
+                }
+                let first = errors.first().map(ToString::to_string).unwrap_or_default();
+                self.note_trouble("revision", Some(format!("revision {revision} is refused: {first}")));
+                self.tell(ToDaemon::Nack(Nack { revision, errors: errors.into_iter().map(Into::into).collect() }));
+            }
+        }
+        self.report();
+    }
+
+    fn on_query(&mut self, query: Query) {
+        let reply = match query.query {
+            Some(Asked::Explain(asked)) => {
+                let generation = self.publisher.current();
+                let answer = match &self.engine {
+                    Engine::Fast(engine) => {
+                        crate::explain::explain(&asked, &generation, &engine.ports, &engine.family.to_string())
+                    }
+                    Engine::Socket(_) => Err("this node runs at the socket rung, where the kernel handles packets; explain \
+                                              needs a port in dpdk or af_xdp"
+                        .to_owned()),
+                    Engine::Idle => Err("this node drives no port".to_owned()),
+                };
+                match answer {
+                    Ok(explanation) => Reply::Explanation(explanation),
+                    Err(why) => Reply::Error(why),
+                }
+            }
+            None => Reply::Error("this node does not know that question".to_owned()),
+        };
+        self.tell(ToDaemon::QueryReply(QueryReply { id: query.id, reply: Some(reply) }));
+    }
+
+    fn take_admins(&mut self, list: Vec<BackendAdmin>) {
+        self.admin = admin_states(&list);
+        self.admin_list = list;
+    }
+
+    fn stored(&self, desired: &Desired) -> Stored {
+        Stored {
+            revision: desired.revision,
+            content_hash: desired.state.hash().to_string(),
+            documents: desired.state.documents().map(|document| document.canonical().to_owned()).collect(),
+            admin_states: self
+                .admin_list
+                .iter()
+                .map(|admin| StoredAdminState {
+                    pool: admin.pool.clone(),
+                    address: admin.address.clone(),
+                    port: admin.port,
+                    state: admin.state().as_str_name().to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    /// A full disk must not keep a revision from running: it is said, and the node goes on.
+    fn keep_candidate(&mut self, desired: &Desired) {
+        let result = self.last_good.save_candidate(&self.stored(desired));
+        self.note_disk(result);
+    }
+
+    fn keep_last_good(&mut self) {
+        if let Some(desired) = &self.desired {
+            let result = self.last_good.promote(&self.stored(desired));
+            self.note_disk(result);
+        }
+    }
+
+    fn note_disk(&mut self, result: Result<(), crate::last_good::LastGoodError>) {
+        let trouble = result.err().map(|error| format!("last-good cannot be kept: {error}"));
+        if let Some(trouble) = &trouble {
+            tracing::error!(event = "last_good.not_kept", trouble, "a restart without marchd would run an older revision");
+        }
+        self.note_trouble("last-good", trouble);
+    }
+
+    pub(super) async fn start_from_last_good(&mut self) {
+        let (stored, damaged) = self.last_good.load();
+        for error in damaged {
+            tracing::error!(event = "last_good.damaged", %error, "a last-good file cannot be used");
+        }
+        let Some(stored) = stored else {
+            tracing::info!(event = "last_good.none", "nothing to start from; waiting for marchd");
+            return;
+        };
+        let revision = stored.revision;
+        let admins = stored.admin_states.iter().map(|admin| BackendAdmin {
+            pool: admin.pool.clone(),
+            address: admin.address.clone(),
+            port: admin.port,
+            state: AdminState::from_str_name(&admin.state).unwrap_or_default().into(),
+        });
+        self.take_admins(admins.collect());
+        let result = match State::from_canonical(stored.documents.iter().map(String::as_str)) {
+            Ok(state) => self.apply(Desired { revision, state }, Instant::now()).await,
+            Err(invalid) => Err(invalid.0),
+        };
+        match result {
+            Ok(_) => tracing::info!(event = "last_good.running", revision, "running the last good revision"),
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!(event = "last_good.refused", revision, %error, "the last good revision cannot run");
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn admin_states(list: &[BackendAdmin]) -> AdminStates {
+    let mut states = AdminStates::default();
+    for entry in list {
+        let admin = match entry.state() {
+            AdminState::Drain => Admin::Drain,
+            AdminState::Offline => Admin::Offline,
+            AdminState::Enabled | AdminState::Unspecified => Admin::Enabled,
+        };
+        match (entry.address.parse(), u16::try_from(entry.port)) {
+            (Ok(address), Ok(port)) => states.set(entry.pool.clone(), address, port, admin),
+            _ => tracing::error!(event = "session.bad_admin_state", ?entry, "marchd sent a backend that cannot be"),
+        }
+    }
+    states
+}

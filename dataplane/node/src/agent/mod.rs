@@ -1,0 +1,327 @@
+//! The agent: one task that owns everything and decides; the others only carry messages to it.
+//!
+//! [`Agent::start`] gives back what an earlier process left taken, starts from last-good, and [`Agent::run`] then follows
+//! the daemon, the kernel and the health checks until it is told to stop, when it gives everything back.
+
+mod apply;
+mod inbound;
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use march_model::State;
+use march_pipeline::Counters;
+use march_proto::v1::{BackendAdmin, NodeMessage, Telemetry};
+use march_tables::{Generation, Publisher};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::compile::{AdminStates, Compiled, Slots};
+use crate::engine::{Engine, LcoreOptions};
+use crate::health::{HealthEvent, ProbeTarget, Prober};
+use crate::kernel::{Kernel, KernelError, Resolver};
+use crate::ladder::{Family, Taking, Tier};
+use crate::last_good::LastGood;
+use crate::metrics::Snapshot;
+use crate::ports::{PortSpec, PortStatuses};
+use crate::session::{self, Inbound, Running};
+use crate::takeover::{Takeover, TakeoverError};
+use crate::telemetry;
+
+/// How often lcores are asked for next hops that they miss.
+const REQUESTS_EVERY: Duration = Duration::from_millis(5);
+/// How often neighbours, slots and retired generations are looked after.
+const CARE_EVERY: Duration = Duration::from_millis(500);
+/// How often the daemon hears from us.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Changes of the kernel within this time make one generation.
+const KERNEL_SETTLE: Duration = Duration::from_millis(5);
+/// Messages of health checks and session that may wait.
+const INBOX: usize = 256;
+
+/// How the node is to run; from the command line.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this node; `Port.spec.node` refers to it.
+    pub node: String,
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// Where the journal and last-good are.
+    pub state_dir: PathBuf,
+    /// Whether guarded interfaces may be taken.
+    pub taking: Taking,
+    /// Highest tier that is allowed.
+    pub tier_limit: Option<Family>,
+    /// The lcores.
+    pub lcores: LcoreOptions,
+    /// The client of the ssh session that started this, if one did.
+    pub ssh_client: Option<std::net::IpAddr>,
+}
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The kernel cannot be followed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+}
+
+/// A revision that this node is to run.
+#[derive(Clone, Debug)]
+struct Desired {
+    revision: u64,
+    state: State,
+}
+
+/// The agent.
+pub struct Agent {
+    options: Options,
+    kernel: Kernel,
+    takeover: Takeover,
+    last_good: LastGood,
+    publisher: Publisher,
+    traffic: Arc<Counters>,
+    resolver: Resolver,
+    slots: Slots,
+    admin: AdminStates,
+    admin_list: Vec<BackendAdmin>,
+    unhealthy: BTreeSet<u16>,
+    desired: Option<Desired>,
+    specs: Vec<PortSpec>,
+    statuses: PortStatuses,
+    /// Tiers that did not start, by port, with the error; forgotten when the ports change.
+    failed: BTreeMap<String, BTreeMap<Tier, String>>,
+    /// Interfaces of our ports that existed when the ladder last decided.
+    seen_interfaces: BTreeSet<String>,
+    engine: Engine,
+    compiled: Option<Compiled>,
+    eal: crate::engine::Eal,
+    targets: watch::Sender<Vec<ProbeTarget>>,
+    prober: Prober,
+    health: mpsc::Receiver<HealthEvent>,
+    inbound: mpsc::Receiver<Inbound>,
+    outgoing: Option<mpsc::Sender<NodeMessage>>,
+    running: watch::Sender<Running>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    troubles: BTreeMap<&'static str, String>,
+}
+
+impl Agent {
+    /// Connects to the kernel, gives back what was left taken, and starts from last-good.
+    pub async fn start(options: Options) -> Result<Self, AgentError> {
+        let kernel = Kernel::connect().await?;
+        let mut takeover = Takeover::open(&options.state_dir, kernel.handle.clone())?;
+        if takeover.outstanding() > 0 {
+            tracing::warn!(
+                event = "agent.unclean_start",
+                changes = takeover.outstanding(),
+                "an earlier marchdp ended without giving everything back; doing that now"
+            );
+            takeover.give_back().await;
+        }
+        let (targets, targets_seen) = watch::channel(Vec::new());
+        let (health_sender, health) = mpsc::channel(INBOX);
+        let (inbound_sender, inbound) = mpsc::channel(INBOX);
+        let (running, running_seen) = watch::channel(Running::default());
+        let limits = crate::engine::counter_limits();
+        let mut agent = Self {
+            resolver: Resolver::new(kernel.handle.clone()),
+            last_good: LastGood::new(&options.state_dir),
+            publisher: Publisher::new(Generation::empty()),
+            traffic: Arc::new(Counters::new(limits)),
+            slots: Slots::new(u16::try_from(limits.backends).unwrap_or(u16::MAX)),
+            admin: AdminStates::default(),
+            admin_list: Vec::new(),
+            unhealthy: BTreeSet::new(),
+            desired: None,
+            specs: Vec::new(),
+            statuses: PortStatuses::new(),
+            failed: BTreeMap::new(),
+            seen_interfaces: BTreeSet::new(),
+            engine: Engine::Idle,
+            compiled: None,
+            eal: crate::engine::Eal::default(),
+            prober: Prober::spawn(targets_seen, health_sender),
+            targets,
+            health,
+            inbound,
+            outgoing: None,
+            running,
+            snapshot: Arc::default(),
+            troubles: BTreeMap::new(),
+            kernel,
+            takeover,
+            options,
+        };
+        agent.start_from_last_good().await;
+        // Only now: `Hello` says what runs.
+        session::spawn(agent.options.socket.clone(), agent.options.node.clone(), running_seen, inbound_sender);
+        Ok(agent)
+    }
+
+    /// What a scrape shows, refreshed once a second.
+    #[must_use]
+    pub fn snapshot(&self) -> impl Fn() -> Snapshot + Send + Sync + use<> {
+        let snapshot = Arc::clone(&self.snapshot);
+        move || snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes why this node does not do as configured, or that it does again.
+    pub fn note_trouble(&mut self, what: &'static str, trouble: Option<String>) {
+        match trouble {
+            Some(trouble) => self.troubles.insert(what, trouble),
+            None => self.troubles.remove(what),
+        };
+    }
+
+    /// Runs until `stop` completes, then stops the engine and gives everything back. Returns what could not be.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Vec<String> {
+        let mut stop = std::pin::pin!(stop);
+        let mut changes = self.kernel.mirror.changes();
+        let mut requests = every(REQUESTS_EVERY);
+        let mut care = every(CARE_EVERY);
+        let mut report = every(REPORT_EVERY);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(message) = self.inbound.recv() => self.on_inbound(message).await,
+                Some(event) = self.health.recv() => self.on_health(&event).await,
+                Ok(()) = changes.changed() => {
+                    tokio::time::sleep(KERNEL_SETTLE).await;
+                    changes.mark_unchanged();
+                    self.on_kernel_change().await;
+                }
+                _ = requests.tick() => self.take_requests(),
+                _ = care.tick() => self.take_care().await,
+                _ = report.tick() => self.report(),
+            }
+        }
+        self.stop().await
+    }
+
+    async fn stop(mut self) -> Vec<String> {
+        tracing::info!(event = "agent.stopping", "stopping; interfaces are given back");
+        self.stop_engine();
+        let failures = self.takeover.give_back().await;
+        tracing::info!(event = "agent.stopped", not_given_back = failures.len(), "stopped");
+        failures
+    }
+
+    async fn on_health(&mut self, event: &HealthEvent) {
+        let backend = self.compiled.as_ref().and_then(|compiled| compiled.backends.get(&event.slot));
+        let backend = backend.map(|key| format!("{} of pool {}", key.address, key.pool)).unwrap_or_default();
+        if event.healthy {
+            tracing::info!(event = "health.up", backend, reason = %event.reason, "backend takes new flows");
+            self.unhealthy.remove(&event.slot);
+        } else {
+            tracing::warn!(event = "health.down", backend, reason = %event.reason, "backend takes no new flows");
+            self.unhealthy.insert(event.slot);
+        }
+        self.refresh("health").await;
+    }
+
+    async fn on_kernel_change(&mut self) {
+        let present = self.present_interfaces();
+        if present != self.seen_interfaces && !self.specs.is_empty() {
+            tracing::info!(event = "agent.interfaces_changed", ?present, "interfaces came or went; ports are placed again");
+            self.failed.clear();
+            self.place_ports().await;
+        }
+        self.refresh("kernel").await;
+    }
+
+    fn present_interfaces(&self) -> BTreeSet<String> {
+        let kernel = self.kernel.mirror.read();
+        self.specs
+            .iter()
+            .map(|spec| spec.interface.clone())
+            .filter(|interface| kernel.link_named(interface).is_some())
+            .collect()
+    }
+
+    fn take_requests(&mut self) {
+        if let Engine::Fast(engine) = &self.engine {
+            for (link, address) in engine.take_requests() {
+                self.resolver.request(link, address);
+            }
+        }
+    }
+
+    async fn take_care(&mut self) {
+        {
+            let kernel = self.kernel.mirror.read();
+            self.resolver.tick(|link, address| {
+                kernel.neighbours.get(&(link, address)).is_some_and(|neighbour| neighbour.mac.is_some())
+            });
+        }
+        if self.publisher.reclaim() == 0 {
+            let traffic = &self.traffic;
+            self.slots.release(|slot| {
+                traffic.backends.get(usize::from(slot)).is_none_or(|backend| backend.flows.get() == 0)
+            });
+        }
+        if let Engine::Fast(engine) = &self.engine
+            && !engine.lcore().is_running()
+        {
+            tracing::error!(event = "engine.lcore_ended", "an lcore ended by a bug; the engine starts again");
+            self.place_ports().await;
+            self.refresh("lcore").await;
+        }
+    }
+
+    fn report(&mut self) {
+        let targets = self.prober.table();
+        let telemetry = self.telemetry(&targets);
+        let snapshot = Snapshot {
+            targets,
+            socket: match &self.engine {
+                Engine::Socket(engine) => Some(engine.read()),
+                _ => None,
+            },
+            is_connected: self.outgoing.is_some(),
+            troubles: self.troubles.values().cloned().collect(),
+            telemetry: telemetry.clone(),
+        };
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.tell(march_proto::v1::node_message::Message::Telemetry(telemetry));
+    }
+
+    fn telemetry(&self, targets: &[crate::health::TargetState]) -> Telemetry {
+        let kernel = self.kernel.mirror.read();
+        let mut report = telemetry::telemetry(&telemetry::Sources {
+            engine: &self.engine,
+            compiled: self.compiled.as_ref(),
+            statuses: &self.statuses,
+            admin: &self.admin,
+            targets,
+            kernel: &kernel,
+            flow_capacity: (self.options.lcores.flows4 + self.options.lcores.flows6) as u64,
+        });
+        let running = self.running.borrow();
+        report.revision = running.revision;
+        report.hash.clone_from(&running.hash);
+        report.generation = self.publisher.current().id;
+        report
+    }
+
+    /// Sends a message to the daemon, if the session stands. A session that does not keep up loses telemetry first.
+    fn tell(&mut self, message: march_proto::v1::node_message::Message) {
+        if let Some(outgoing) = &self.outgoing
+            && let Err(mpsc::error::TrySendError::Closed(_)) = outgoing.try_send(NodeMessage { message: Some(message) })
+        {
+            self.outgoing = None;
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}

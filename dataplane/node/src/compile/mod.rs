@@ -1,0 +1,375 @@
+//! From documents, kernel, health and admin states to what the lcores, the BPF maps and the socket tier run.
+//!
+//! Pure: [`compile`] reads its [`Inputs`] and returns a [`Compiled`]. Whoever calls it publishes, or reports the refusal
+//! and leaves the running generation alone.
+
+mod ports;
+mod routes;
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use march_model::{FieldError, Probe as ModelProbe, State};
+use march_tables::{
+    Action, Affinity, Algorithm, BackendState, Config, Mode, PoolBackend, PoolConfig, PoolId,
+    PortId, PortRange, Rule, Service, Timeouts,
+};
+use march_wire::tuple::IpPrefix;
+
+use crate::health::{Check, Probe, ProbeTarget};
+use crate::kernel::{KernelState, Prefix};
+
+pub use ports::{FastPort, PeerOffload};
+pub use slots::{BackendKey, Slots};
+
+/// What an operator wants of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admin {
+    /// Takes new flows while it is healthy.
+    #[default]
+    Enabled,
+    /// No new flows.
+    Drain,
+    /// No flows.
+    Offline,
+}
+
+impl Admin {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Admin::Enabled => "enabled",
+            Admin::Drain => "drain",
+            Admin::Offline => "offline",
+        }
+    }
+}
+
+/// Admin states by pool and address; port 0 stands for every backend of the pool with that address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminStates(BTreeMap<(String, IpAddr, u16), Admin>);
+
+impl AdminStates {
+    /// Sets the state of one backend.
+    pub fn set(&mut self, pool: String, address: IpAddr, port: u16, admin: Admin) {
+        self.0.insert((pool, address, port), admin);
+    }
+
+    /// The state of one backend.
+    #[must_use]
+    pub fn of(&self, key: &BackendKey) -> Admin {
+        let exact = (key.pool.clone(), key.address, key.port);
+        let any = (key.pool.clone(), key.address, 0);
+        self.0
+            .get(&exact)
+            .or_else(|| self.0.get(&any))
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+/// Everything that a compilation reads.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// Revision of `state`.
+    pub revision: u64,
+    /// The documents.
+    pub state: &'a State,
+    /// Ports that the lcores drive, by port id.
+    pub ports: &'a [FastPort],
+    /// The kernel's view.
+    pub kernel: &'a KernelState,
+    /// Slots that health checks took out.
+    pub unhealthy: &'a BTreeSet<u16>,
+    /// What the operator wants of backends.
+    pub admin: &'a AdminStates,
+}
+
+/// What a compilation makes.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// For `march_tables::build`.
+    pub config: Config,
+    /// For the prober.
+    pub targets: Vec<ProbeTarget>,
+    /// Next hops to keep resolved: interface and address.
+    pub next_hops: BTreeSet<(u32, IpAddr)>,
+    /// Prefixes that the data plane owns and the kernel must be silent about.
+    pub owned: BTreeSet<Prefix>,
+    /// Backends by slot.
+    pub backends: BTreeMap<u16, BackendKey>,
+    /// Pools that are health-checked.
+    pub checked_pools: BTreeSet<String>,
+}
+
+/// Compiles. Backend slots come from `slots`, which keeps them stable; a refusal leaves `slots` usable.
+pub fn compile(inputs: &Inputs<'_>, slots: &mut Slots) -> Result<Compiled, Vec<FieldError>> {
+    let pool_ids: BTreeMap<&str, PoolId> = inputs
+        .state
+        .pools()
+        .zip(0..)
+        .map(|((metadata, _), id)| (metadata.name.as_str(), id))
+        .collect();
+    let services = services(inputs.state, &pool_ids)?;
+    slots.assign(backend_keys(inputs.state)).map_err(|error| {
+        vec![FieldError::of_document(
+            format!("Pool/{}", error.pool),
+            "spec.backends",
+            error.to_string(),
+        )]
+    })?;
+    let pools = pools(inputs, slots);
+    let ports = ports::tables(inputs.ports, inputs.kernel);
+    let owned = owned_prefixes(&services, inputs);
+    let config = Config {
+        revision: inputs.revision,
+        services: services.into(),
+        pools: pools.into(),
+        rules: rules(inputs.state).into(),
+        routes: routes::mirrored(inputs.kernel, inputs.ports).into(),
+        neighbours: routes::neighbours(inputs.kernel, inputs.ports).into(),
+        local: routes::local(inputs.kernel).into(),
+        ports: ports.into(),
+    };
+    Ok(Compiled {
+        targets: targets(inputs.state, slots),
+        next_hops: routes::next_hops(
+            inputs.kernel,
+            inputs.ports,
+            slots.keys().map(|key| key.address),
+        ),
+        owned,
+        backends: slots.by_slot(),
+        checked_pools: inputs
+            .state
+            .pools()
+            .filter(|(_, pool)| pool.health_check.is_some())
+            .map(|(metadata, _)| metadata.name.as_str().to_owned())
+            .collect(),
+        config,
+    })
+}
+
+fn backend_keys(state: &State) -> impl Iterator<Item = BackendKey> + '_ {
+    state.pools().flat_map(|(metadata, pool)| {
+        pool.backends.iter().map(|backend| BackendKey {
+            pool: metadata.name.as_str().to_owned(),
+            address: backend.address,
+            port: backend.port.unwrap_or(0),
+        })
+    })
+}
+
+fn services(
+    state: &State,
+    pool_ids: &BTreeMap<&str, PoolId>,
+) -> Result<Vec<Service>, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let services = state
+        .services()
+        .filter_map(|(metadata, service)| {
+            let mut refuse = |path: &str, message: String| {
+                errors.push(FieldError::of_document(
+                    format!("Service/{}", metadata.name),
+                    path,
+                    message,
+                ));
+                None
+            };
+            let Some(pool) = pool_ids.get(service.pool.as_str()) else {
+                return refuse("spec.pool", format!("there is no pool `{}`", service.pool));
+            };
+            let address = match wire_prefix(service.address) {
+                Ok(address) => address,
+                Err(message) => return refuse("spec.address", message),
+            };
+            Some(Service {
+                name: metadata.name.as_str().into(),
+                address,
+                protocol: service.protocol.number(),
+                first_port: service.port.first(),
+                last_port: service.port.last(),
+                pool: *pool,
+                mode: match service.mode {
+                    march_model::Mode::FullNat => Mode::FullNat,
+                    march_model::Mode::Nat => Mode::Nat,
+                },
+                affinity: match service.affinity {
+                    march_model::Affinity::FiveTuple => Affinity::FiveTuple,
+                    march_model::Affinity::SourceIp => Affinity::SourceIp,
+                },
+                timeouts: Timeouts {
+                    syn_ms: service.timeouts.syn.as_millis(),
+                    established_ms: service.timeouts.established.as_millis(),
+                    closing_ms: service.timeouts.closing.as_millis(),
+                    udp_ms: service.timeouts.udp.as_millis(),
+                    icmp_ms: service.timeouts.icmp.as_millis(),
+                },
+            })
+        })
+        .collect();
+    if errors.is_empty() {
+        Ok(services)
+    } else {
+        Err(errors)
+    }
+}
+
+fn wire_prefix(prefix: march_model::Prefix) -> Result<IpPrefix, String> {
+    IpPrefix::new(prefix.address(), prefix.length()).map_err(|error| format!("`{prefix}`: {error}"))
+}
+
+fn pools(inputs: &Inputs<'_>, slots: &Slots) -> Vec<PoolConfig> {
+    let backend = |pool: &str, backend: &march_model::Backend| {
+        let key = BackendKey {
+            pool: pool.to_owned(),
+            address: backend.address,
+            port: backend.port.unwrap_or(0),
+        };
+        let slot = slots.of(&key)?;
+        let state = match inputs.admin.of(&key) {
+            Admin::Offline => BackendState::Offline,
+            Admin::Drain => BackendState::Draining,
+            Admin::Enabled if inputs.unhealthy.contains(&slot) => BackendState::Down,
+            Admin::Enabled => BackendState::Active,
+        };
+        let weight = u32::from(backend.weight);
+        Some(PoolBackend {
+            slot,
+            address: key.address,
+            port: key.port,
+            weight,
+            state,
+        })
+    };
+    inputs
+        .state
+        .pools()
+        .map(|(metadata, pool)| PoolConfig {
+            name: metadata.name.as_str().into(),
+            algorithm: match pool.algorithm {
+                march_model::Algorithm::Maglev => Algorithm::Maglev,
+                march_model::Algorithm::RoundRobin => Algorithm::RoundRobin,
+            },
+            backends: pool
+                .backends
+                .iter()
+                .filter_map(|one| backend(metadata.name.as_str(), one))
+                .collect(),
+        })
+        .collect()
+}
+
+fn rules(state: &State) -> Vec<Rule> {
+    let prefixes = |list: &[march_model::Prefix]| {
+        list.iter()
+            .filter_map(|one| wire_prefix(*one).ok())
+            .collect()
+    };
+    let ports = |list: &[march_model::PortRange]| {
+        list.iter()
+            .map(|range| PortRange {
+                first: range.first(),
+                last: range.last(),
+            })
+            .collect()
+    };
+    state
+        .rules()
+        .map(|(metadata, rule)| Rule {
+            name: metadata.name.as_str().into(),
+            priority: rule.priority,
+            sources: prefixes(&rule.matches.sources),
+            destinations: prefixes(&rule.matches.destinations),
+            source_ports: ports(&rule.matches.source_ports),
+            ports: ports(&rule.matches.ports),
+            protocol: rule.matches.protocol.map(march_model::Protocol::number),
+            action: match rule.action {
+                march_model::Action::Allow => Action::Allow,
+                march_model::Action::Drop => Action::Drop,
+            },
+        })
+        .collect()
+}
+
+fn targets(state: &State, slots: &Slots) -> Vec<ProbeTarget> {
+    let mut targets = Vec::new();
+    for (metadata, pool) in state.pools() {
+        let Some(check) = &pool.health_check else {
+            continue;
+        };
+        let service_port = state
+            .services()
+            .find(|(_, service)| service.pool == metadata.name)
+            .map_or(0, |(_, service)| service.port.first());
+        for backend in &pool.backends {
+            let key = BackendKey {
+                pool: metadata.name.as_str().to_owned(),
+                address: backend.address,
+                port: backend.port.unwrap_or(0),
+            };
+            let port = check.port.or(backend.port).unwrap_or(service_port);
+            let (Some(slot), true) = (slots.of(&key), port != 0) else {
+                continue;
+            };
+            targets.push(ProbeTarget {
+                pool: metadata.name.as_str().into(),
+                slot,
+                address: backend.address,
+                port,
+                check: Check {
+                    probe: match &check.probe {
+                        ModelProbe::Tcp => Probe::Tcp,
+                        ModelProbe::Http { path, host } => Probe::Http {
+                            path: path.as_str().into(),
+                            host: host.as_deref().map(Into::into),
+                        },
+                    },
+                    interval: check.interval.as_duration(),
+                    timeout: check.timeout.as_duration(),
+                    rise: u32::from(check.rise),
+                    fall: u32::from(check.fall),
+                },
+            });
+        }
+    }
+    targets
+}
+
+/// VIPs and dedicated NAT addresses.
+fn owned_prefixes(services: &[Service], inputs: &Inputs<'_>) -> BTreeSet<Prefix> {
+    let vips = services.iter().map(|service| Prefix {
+        address: service.address.address(),
+        len: service.address.length(),
+    });
+    let nat = inputs
+        .ports
+        .iter()
+        .flat_map(|port| port.nat_addresses.iter().copied())
+        .filter(|address| !inputs.kernel.is_local(*address))
+        .map(Prefix::host);
+    vips.chain(nat).collect()
+}
+
+/// The id of a port by its name.
+#[must_use]
+pub fn port_id(ports: &[FastPort], name: &str) -> Option<PortId> {
+    let index = ports.iter().position(|port| port.name == name)?;
+    PortId::try_from(index).ok()
+}
+
+/// An empty configuration of the given revision, for a node that has nothing yet.
+#[must_use]
+pub fn empty(revision: u64) -> Config {
+    Config {
+        revision,
+        ports: Arc::from([]),
+        ..Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! What the steering programs are told, out of a generation's configuration.
+
+use std::net::IpAddr;
+
+use march_bpf_loader::{AddressSet, NatAddress, Transit};
+use march_tables::{Action, Config};
+
+/// One set for all ports: a VIP or NAT address may be asked for on any of them.
+pub(super) fn address_set(config: &Config) -> AddressSet {
+    let nat = config.ports.iter().flat_map(|port| {
+        let v4 = port.nat4.addresses.iter().map(|address| {
+            (
+                IpAddr::V4(*address),
+                port.nat4.first_port,
+                port.nat4.last_port,
+            )
+        });
+        let v6 = port.nat6.addresses.iter().map(|address| {
+            (
+                IpAddr::V6(*address),
+                port.nat6.first_port,
+                port.nat6.last_port,
+            )
+        });
+        v4.chain(v6)
+    });
+    let allows = config.rules.iter().any(|rule| rule.action == Action::Allow);
+    AddressSet {
+        kernel: config.local.to_vec(),
+        vips: config
+            .services
+            .iter()
+            .map(|service| service.address)
+            .collect(),
+        nat: nat
+            .map(|(address, first_port, last_port)| NatAddress {
+                address,
+                first_port,
+                last_port,
+            })
+            .collect(),
+        transit: if allows {
+            Transit::Judged
+        } else {
+            Transit::Denied
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use march_tables::{NatPool, PortTable, Rule};
+
+    use super::*;
+
+    fn rule(action: Action) -> Rule {
+        Rule {
+            name: "r".into(),
+            priority: 1,
+            sources: Vec::new(),
+            destinations: Vec::new(),
+            source_ports: Vec::new(),
+            ports: Vec::new(),
+            protocol: None,
+            action,
+        }
+    }
+
+    #[test]
+    fn transit_reaches_the_socket_only_where_a_rule_may_allow_it() {
+        let mut config = Config {
+            rules: Arc::from([rule(Action::Drop)]),
+            ..Config::default()
+        };
+        assert_eq!(address_set(&config).transit, Transit::Denied);
+        config.rules = Arc::from([rule(Action::Drop), rule(Action::Allow)]);
+        assert_eq!(address_set(&config).transit, Transit::Judged);
+    }
+
+    #[test]
+    fn nat_addresses_carry_their_port_range() {
+        let address = std::net::Ipv4Addr::new(192, 0, 2, 1);
+        let nat4 = NatPool {
+            addresses: Box::from([address]),
+            first_port: 20_000,
+            last_port: 32_767,
+        };
+        let port = PortTable {
+            nat4,
+            ..PortTable::default()
+        };
+        let config = Config {
+            ports: Arc::from([port]),
+            local: Arc::from([IpAddr::V4(address)]),
+            ..Config::default()
+        };
+        let set = address_set(&config);
+        assert_eq!(set.kernel, [IpAddr::V4(address)]);
+        let expected = NatAddress {
+            address: IpAddr::V4(address),
+            first_port: 20_000,
+            last_port: 32_767,
+        };
+        assert_eq!(set.nat, [expected]);
+    }
+}

@@ -1,0 +1,199 @@
+//! Answers `explain`: the pipeline itself, run once over a copy of the running generation.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use march_pipeline::Station;
+use march_proto::v1::explain_query::Packet as Asked;
+use march_proto::v1::{ExplainQuery, ExplainStep, Explanation, PacketTuple};
+use march_tables::{Generation, PortId, ServiceId};
+use march_wire::build::PacketBuilder;
+use march_wire::{Address, FiveTuple, Packet, Verdict, parse};
+
+use crate::compile::{FastPort, port_id};
+
+/// MAC address of the invented sender: locally administered.
+const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const TCP_SYN: u8 = 2;
+
+/// What would happen to the packet of `query`; an error says in words why there is no answer.
+pub fn explain(
+    query: &ExplainQuery,
+    generation: &Generation,
+    ports: &[FastPort],
+    tier: &str,
+) -> Result<Explanation, String> {
+    let ingress = if query.port.is_empty() { 0 } else {
+        port_id(ports, &query.port).ok_or_else(|| format!("this node drives no port `{}`", query.port))?
+    };
+    let port = ports.get(usize::from(ingress)).ok_or("this node drives no port, so no packet arrives on one")?;
+    let frame = match query.packet.as_ref().ok_or("the query names no packet")? {
+        Asked::Frame(frame) => frame.clone(),
+        Asked::Tuple(tuple) => frame_of(tuple, port.mac)?,
+    };
+    let told = march_pipeline::explain(generation, ingress, &frame).map_err(|error| error.to_string())?;
+    let said = |stage: &str| {
+        told.stations.iter().find(|station| station.stage == stage).map(|station| station.said.clone()).unwrap_or_default()
+    };
+    let (verdict, reason, egress) = words(told.verdict);
+    let names = names(generation, ingress, &frame, &told.frame);
+    Ok(Explanation {
+        verdict: verdict.to_owned(),
+        reason,
+        ingress: port.name.clone(),
+        egress: egress.and_then(|id| ports.get(usize::from(id))).map(|port| port.name.clone()).unwrap_or_default(),
+        service: names.service,
+        rule: names.rule,
+        pool: names.pool,
+        backend: if said("backend").is_empty() { String::new() } else { names.backend },
+        rewritten: if matches!(told.verdict, Verdict::Forward { .. }) { tuple_text(&told.frame) } else { String::new() },
+        tier: tier.to_owned(),
+        revision: generation.revision,
+        generation: generation.id,
+        steps: told.stations.into_iter().map(step).collect(),
+    })
+}
+
+fn step(station: Station) -> ExplainStep {
+    ExplainStep { stage: station.stage.to_owned(), detail: station.said }
+}
+
+fn words(verdict: Verdict) -> (&'static str, String, Option<PortId>) {
+    match verdict {
+        Verdict::Forward { port } => ("forward", String::new(), Some(port)),
+        Verdict::Answer { port } => ("answer", String::new(), Some(port)),
+        Verdict::Punt => ("punt", String::new(), None),
+        Verdict::Hold => ("hold", String::new(), None),
+        Verdict::Drop(reason) => ("drop", reason.as_str().to_owned(), None),
+    }
+}
+
+fn frame_of(tuple: &PacketTuple, mac: [u8; 6]) -> Result<Vec<u8>, String> {
+    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| format!("`{text}` is not an IP address"));
+    let port = |number: u32| u16::try_from(number).map_err(|_| format!("{number} is not a port"));
+    let (source, destination) = (address(&tuple.source)?, address(&tuple.destination)?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err(format!("{source} and {destination} are not of one address family"));
+    }
+    let (from, to) = (port(tuple.source_port)?, port(tuple.destination_port)?);
+    let packet = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => PacketBuilder::new(source, destination),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => PacketBuilder::new(source, destination),
+        _ => return Err("the addresses are not of one family".to_owned()),
+    };
+    let packet = packet.macs(STRANGER, mac);
+    let packet = match tuple.protocol.as_str() {
+        "tcp" => packet.tcp(from, to, TCP_SYN),
+        "udp" => packet.udp(from, to),
+        "icmp" => packet.icmp(8, 0, 1 << 16),
+        "icmpv6" => packet.icmp(128, 0, 1 << 16),
+        other => return Err(format!("`{other}` is not a protocol; write tcp, udp, icmp or icmpv6")),
+    };
+    Ok(packet.build())
+}
+
+#[derive(Default)]
+struct Names {
+    service: String,
+    rule: String,
+    pool: String,
+    backend: String,
+}
+
+/// Whose names the packet met: the same look-ups that the pipeline makes.
+fn names(generation: &Generation, ingress: PortId, before: &[u8], after: &[u8]) -> Names {
+    let mut names = Names::default();
+    let Ok(Packet::Ip(packet)) = parse(before) else { return names };
+    let found = if let Some(tuple) = packet.tuple::<Ipv4Addr, _>(before) {
+        (generation.rules.classify(&tuple, ingress), service_of(generation, &tuple))
+    } else if let Some(tuple) = packet.tuple::<Ipv6Addr, _>(before) {
+        (generation.rules.classify(&tuple, ingress), service_of(generation, &tuple))
+    } else {
+        (None, None)
+    };
+    if let Some(rule) = found.0.and_then(|matched| generation.rules.get(matched.rule)) {
+        rule.name.as_ref().clone_into(&mut names.rule);
+    }
+    if let Some(id) = found.1 {
+        let service = generation.services.get(id);
+        service.name.as_ref().clone_into(&mut names.service);
+        if let Some(pool) = generation.pool(service.pool) {
+            pool.name.as_ref().clone_into(&mut names.pool);
+        }
+        if let Some((_, destination)) = ends(after) {
+            names.backend = destination.to_string();
+        }
+    }
+    names
+}
+
+fn service_of<A: Address>(generation: &Generation, tuple: &FiveTuple<A>) -> Option<ServiceId> {
+    generation.services.lookup(tuple.dst, tuple.protocol, tuple.dst_port)
+}
+
+/// Source and destination of a frame.
+fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let Ok(Packet::Ip(packet)) = parse(frame) else { return None };
+    let (source, destination) = packet.ip_addresses(frame)?;
+    let (from, to) = packet.ports();
+    Some((SocketAddr::new(source, from), SocketAddr::new(destination, to)))
+}
+
+fn tuple_text(frame: &[u8]) -> String {
+    ends(frame).map(|(source, destination)| format!("{source} -> {destination}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use march_proto::v1::PacketTuple;
+
+    use super::*;
+    use crate::compile::PeerOffload;
+
+    fn port() -> FastPort {
+        FastPort {
+            name: "wan0".into(),
+            interface: "eth1".into(),
+            carrier: 2,
+            mac: [2, 0, 0, 0, 0, 2],
+            mtu: 1500,
+            nat_addresses: Vec::new(),
+            nat_ports: (20_000, 32_767),
+            peer_offload: PeerOffload::Possible,
+        }
+    }
+
+    fn query(protocol: &str, source: &str) -> ExplainQuery {
+        let tuple = PacketTuple {
+            source: source.into(),
+            destination: "192.0.2.10".into(),
+            protocol: protocol.into(),
+            source_port: 40_000,
+            destination_port: 80,
+        };
+        ExplainQuery { port: String::new(), packet: Some(Asked::Tuple(tuple)) }
+    }
+
+    #[test]
+    fn a_packet_for_nobody_is_dropped_with_its_reason() {
+        let table = march_tables::PortTable { mac: port().mac, mtu: 1500, ..march_tables::PortTable::default() };
+        let config = march_tables::Config { ports: [table].into(), ..march_tables::Config::default() };
+        let generation = march_tables::build(&config, None).expect("builds");
+        let told = explain(&query("tcp", "198.51.100.1"), &generation, &[port()], "af_xdp").expect("an answer");
+        assert_eq!((told.verdict.as_str(), told.reason.as_str()), ("drop", "no_service"));
+        assert_eq!(told.ingress, "wan0");
+        assert!(!told.steps.is_empty());
+    }
+
+    #[test]
+    fn a_bad_question_is_answered_in_words() {
+        let generation = Generation::empty();
+        let error = |query: &ExplainQuery| explain(query, &generation, &[port()], "af_xdp").unwrap_err();
+        assert!(error(&query("sctp", "198.51.100.1")).contains("sctp"));
+        assert!(error(&query("tcp", "2001:db8::1")).contains("address family"));
+        assert!(error(&query("tcp", "nonsense")).contains("nonsense"));
+        let mut other = query("tcp", "198.51.100.1");
+        other.port = "lan7".into();
+        assert!(error(&other).contains("lan7"));
+        assert!(explain(&query("tcp", "198.51.100.1"), &generation, &[], "socket").is_err());
+    }
+}
