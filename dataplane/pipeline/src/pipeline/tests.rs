@@ -942,3 +942,45 @@ fn explain_tells_what_process_does() {
         }
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+    /// Valid frames with a few bytes changed and cut anywhere: no panic, and what is dropped, held or punted is unchanged.
+    #[test]
+    fn broken_frames_get_a_verdict_and_nothing_else(
+        changes in proptest::collection::vec((0usize..6, 0usize..120, proptest::prelude::any::<u8>(), 0usize..140), 1..64),
+    ) {
+        let mut world = World::new();
+        let out = [0, 1].map(|at: usize| world.forwarded(0, &from_client(ENDS[at]).udp(4_000, 53), 1));
+        let frames: Vec<Vec<u8>> = changes
+            .iter()
+            .map(|&(kind, at, value, len)| {
+                let ends = ENDS[kind % 2];
+                let packet = match kind / 2 {
+                    0 => from_client(ends).udp(4_000, 53),
+                    1 => from_client(ends).tcp(4_000, 80, SYN).vlan(7),
+                    _ => PacketBuilder::between(ends.backend, ends.nat)
+                        .macs(BACKEND_MAC, WAN_MAC)
+                        .icmp(if kind % 2 == 0 { 3 } else { 1 }, 3, 0)
+                        .payload(&out[kind % 2][14..]),
+                };
+                let mut bytes = packet.build();
+                let at = at % bytes.len();
+                bytes[at] = value;
+                bytes.truncate(len.max(1));
+                bytes
+            })
+            .collect();
+        for ingress in [0, 1] {
+            let mut burst: Vec<TestFrame> = frames.iter().map(|bytes| TestFrame::new(bytes)).collect();
+            let mut verdicts = vec![Verdict::Hold; burst.len()];
+            world.pipeline.process(&world.generation, world.now, ingress, &mut burst, &mut verdicts);
+            for ((verdict, after), before) in verdicts.iter().zip(&burst).zip(&frames) {
+                if !matches!(verdict, Verdict::Forward { .. } | Verdict::Answer { .. }) {
+                    proptest::prop_assert_eq!(after.bytes(), &before[..]);
+                }
+            }
+        }
+    }
+}
