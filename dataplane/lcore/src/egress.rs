@@ -46,17 +46,29 @@ impl Egress {
     }
 
     pub fn is_full(&self) -> bool {
-        self.frames.len() == CAPACITY
+        self.room() == 0
+    }
+
+    /// Frames that fit still.
+    #[inline]
+    pub fn room(&self) -> usize {
+        CAPACITY - self.frames.len()
     }
 
     /// Adds a frame; the caller has made sure that there is room.
-    #[inline]
     pub fn push(&mut self, frame: Frame, origin: Origin) {
-        debug_assert!(!self.is_full(), "flushed before it is full");
-        self.frames.push(frame);
+        self.push_run(core::iter::once(frame), 1, origin);
+    }
+
+    /// Adds `count` frames with the same origin; the caller has made sure that there is room.
+    #[inline]
+    pub fn push_run(&mut self, frames: impl Iterator<Item = Frame>, count: usize, origin: Origin) {
+        debug_assert!(self.room() >= count, "flushed before it is full");
+        self.frames.extend(frames);
+        let count = count as u64;
         match self.runs.last_mut() {
-            Some(run) if run.origin == origin => run.count += 1,
-            _ => self.runs.push(Run { origin, count: 1 }),
+            Some(run) if run.origin == origin => run.count += count,
+            _ => self.runs.push(Run { origin, count }),
         }
     }
 

@@ -204,8 +204,20 @@ impl<P: Port> Lcore<P> {
         let verdicts = &mut self.verdicts[..count];
         self.pipeline
             .process(generation, now, ingress, &mut self.burst, verdicts);
-        for (frame, verdict) in self.burst.drain(..).zip(verdicts) {
-            self.wiring.dispatch(frame, *verdict, ingress, now);
+        let mut frames = self.burst.drain(..);
+        for run in verdicts.chunk_by(|a, b| a == b) {
+            let frames = frames.by_ref().take(run.len());
+            match run[0] {
+                Verdict::Forward { port } => {
+                    let origin = Origin::Forwarded(ingress);
+                    self.wiring.queue_run(frames, run.len(), port, origin);
+                }
+                verdict => {
+                    for frame in frames {
+                        self.wiring.dispatch(frame, verdict, ingress, now);
+                    }
+                }
+            }
         }
         count
     }
@@ -311,8 +323,22 @@ impl<P: Port> Wiring<P> {
         }
     }
 
-    /// Puts a frame into the egress queue of `port`.
+    /// Puts `count` frames with one origin into the egress queue of `port`: the common case, in one go.
     #[inline]
+    fn queue_run(
+        &mut self,
+        frames: impl Iterator<Item = Frame>,
+        count: usize,
+        port: PortId,
+        origin: Origin,
+    ) {
+        match self.egress.get_mut(usize::from(port)) {
+            Some(egress) if egress.room() >= count => egress.push_run(frames, count, origin),
+            _ => frames.for_each(|frame| self.queue(frame, port, origin)),
+        }
+    }
+
+    /// Puts a frame into the egress queue of `port`.
     fn queue(&mut self, frame: Frame, port: PortId, origin: Origin) {
         let at = usize::from(port);
         if let (Some(egress), Some(device)) = (self.egress.get_mut(at), self.ports.get_mut(at)) {
