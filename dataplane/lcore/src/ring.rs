@@ -138,6 +138,8 @@ mod tests {
                 if let Some(bytes) = got {
                     assert_eq!(bytes, expected.to_be_bytes());
                     expected += 1;
+                } else {
+                    std::thread::yield_now();
                 }
             }
         });

@@ -134,17 +134,7 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
     let backends = backends(config, previous, &routes, &mut next_hops)?;
     let pools = pools(config, previous);
     let adjacencies = next_hops.adjacencies(config);
-    let local = match previous {
-        Some(old)
-            if Arc::ptr_eq(&old.services, &services)
-                && Arc::ptr_eq(&old.ports, &ports)
-                && same(old.routes.source(), &config.routes)
-                && same(old.local.source(), &config.local) =>
-        {
-            Arc::clone(&old.local)
-        }
-        _ => Arc::new(LocalAddresses::new(config)),
-    };
+    let local = local(config, previous, &services, &ports);
     let mut next = Generation {
         id: previous.map_or(1, |old| old.id + 1),
         revision: config.revision,
@@ -164,6 +154,26 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         next.epoch = if moved { after(old.epoch) } else { old.epoch };
     }
     Ok(next)
+}
+
+/// Local addresses; the previous ones if nothing that they are made of changed.
+fn local(
+    config: &Config,
+    previous: Option<&Generation>,
+    services: &Arc<Services>,
+    ports: &Arc<[PortTable]>,
+) -> Arc<LocalAddresses> {
+    match previous {
+        Some(old)
+            if Arc::ptr_eq(&old.services, services)
+                && Arc::ptr_eq(&old.ports, ports)
+                && same(old.routes.source(), &config.routes)
+                && same(old.local.source(), &config.local) =>
+        {
+            Arc::clone(&old.local)
+        }
+        _ => Arc::new(LocalAddresses::new(config)),
+    }
 }
 
 /// The epoch after `epoch`; never 0.

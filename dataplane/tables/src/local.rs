@@ -46,7 +46,7 @@ pub struct LocalAddresses {
 impl LocalAddresses {
     pub(crate) fn new(config: &crate::Config) -> Self {
         let mut kinds: KeyedMap<IpAddr, AddressKind> = KeyedMap::default();
-        let mut prefixes = Vec::new();
+        let mut prefixes: Vec<IpPrefix> = Vec::new();
         for service in config
             .services
             .iter()
@@ -58,8 +58,12 @@ impl LocalAddresses {
                 prefixes.push(service.address);
             }
         }
+        // A NAT address that is a service's too is the service's: replies find their flow before anybody asks.
+        let is_vip = |address: &IpAddr| prefixes.iter().any(|prefix| prefix.contains(*address));
         for address in config.ports.iter().flat_map(nat_addresses) {
-            kinds.entry(address).or_insert(AddressKind::Nat);
+            if !is_vip(&address) {
+                kinds.entry(address).or_insert(AddressKind::Nat);
+            }
         }
         for address in &*config.local {
             let kind = match kinds.get(address) {

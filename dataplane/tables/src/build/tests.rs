@@ -199,6 +199,18 @@ fn local_addresses_say_whose_they_are() {
 }
 
 #[test]
+fn an_address_of_a_prefix_service_is_a_vip_even_in_a_nat_pool() {
+    let (_, second) = rebuild(|config| {
+        edit(&mut config.services, |services| {
+            services[0].address = "10.0.1.96/28".parse().expect("a prefix");
+        });
+    });
+    assert_eq!(second.local.kind(v4("10.0.1.99")), AddressKind::Vip);
+    assert_eq!(second.local.kind(v4("10.0.1.100")), AddressKind::Vip);
+    assert_eq!(second.local.kind(v4("10.0.1.112")), AddressKind::NotLocal);
+}
+
+#[test]
 fn a_vip_is_announced_on_its_own_link() {
     let (_, second) = rebuild(|config| {
         edit(&mut config.routes, |routes| {
