@@ -179,19 +179,28 @@ impl<M: Memory> Chunks<M> {
         true
     }
 
-    /// A device filled a chunk: `len` bytes from `offset` on. `None` if the device did not have that chunk, or if the
-    /// bytes are not all inside it (the chunk is then free again).
+    /// A device filled a chunk: `len` bytes from `offset` on. `false` if the device did not have that chunk, or if the
+    /// bytes are not all inside it (the chunk is then free again). If `true`, the chunk is the caller's, for
+    /// [`Chunks::frame`].
     #[cfg(feature = "xsk")]
     #[inline]
-    pub(crate) fn frame_from_device(&mut self, index: u32, offset: u32, len: u32) -> Option<Frame> {
+    pub(crate) fn accept_from_device(&mut self, index: u32, offset: u32, len: u32) -> bool {
         if !self.unmark_with_device(index) {
-            return None;
+            return false;
         }
-        if offset.checked_add(len).is_none_or(|end| end > self.stride) {
+        let fits = offset
+            .checked_add(len)
+            .is_some_and(|end| end <= self.stride);
+        if !fits {
             self.free.push(index);
-            return None;
         }
-        Some(self.frame(index, offset, len))
+        fits
+    }
+
+    /// Takes back a chunk that became no frame.
+    #[cfg(feature = "xsk")]
+    pub(crate) fn reject(&mut self, index: u32) {
+        self.free.push(index);
     }
 
     /// A device is done with a chunk. `false` if it did not have it.
@@ -205,9 +214,9 @@ impl<M: Memory> Chunks<M> {
         had
     }
 
-    /// The frame of a chunk that was just taken from `free` or from a device. `offset + len` is within the chunk.
+    /// The frame of a chunk that was just taken from `free` or accepted from a device. `offset + len` is within the chunk.
     #[inline]
-    fn frame(&self, index: u32, offset: u32, len: u32) -> Frame {
+    pub(crate) fn frame(&self, index: u32, offset: u32, len: u32) -> Frame {
         debug_assert!(index < self.count && offset + len <= self.stride);
         // SAFETY: `index < count` and `offset < stride`, so the address is inside the memory.
         let data = unsafe {

@@ -61,6 +61,8 @@ impl Frame {
     ///
     /// `headroom + len + tailroom` bytes around `data` must be one live allocation, initialised, that nothing else reads or
     /// writes until the frame was transmitted or freed, and the pool must outlive the frame.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call would build the frame twice")]
     pub(crate) unsafe fn from_parts(parts: FrameParts) -> Self {
         let FrameParts {
             data,

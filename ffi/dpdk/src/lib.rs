@@ -37,8 +37,8 @@ mod thread;
 
 pub use eal::{Devices, Eal, EalConfig, Memory, version};
 pub use error::DpdkError;
-pub use mbuf::{HEADROOM, Mbuf};
+pub use mbuf::{HEADROOM, Mbuf, Window};
 pub use mempool::{Mempool, MempoolConfig};
 pub use port::{EthConfig, EthPort, EthStats, Link, PortNumber, Promiscuous};
-pub use queue::Queue;
+pub use queue::{Queue, RawMbuf};
 pub use thread::{ThreadRegistration, register_thread};

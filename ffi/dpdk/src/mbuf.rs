@@ -12,6 +12,19 @@ use crate::sys;
 pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
 const _: () = assert!(sys::RTE_PKTMBUF_HEADROOM >= 128 && sys::RTE_PKTMBUF_HEADROOM < 1 << 16);
 
+/// Where a frame is in its one buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// First byte of the frame.
+    pub data: NonNull<u8>,
+    /// Bytes in front of it.
+    pub headroom: u16,
+    /// Its bytes.
+    pub len: u16,
+    /// Bytes behind it.
+    pub tailroom: u16,
+}
+
 /// A packet buffer that the holder owns. Dropped, it goes back to its pool. As large as a pointer, so that an array of
 /// `Option<Mbuf>` is what the drivers fill.
 #[derive(Debug)]
@@ -103,9 +116,26 @@ impl Mbuf {
     /// that says otherwise is not believed.
     #[inline]
     pub fn is_sound(&self) -> bool {
+        self.window().is_some()
+    }
+
+    /// What [`Mbuf::is_sound`] promises and where it is, in one look; `None` if it is not.
+    #[inline]
+    pub fn window(&self) -> Option<Window> {
         let fields = self.fields();
         let end = u32::from(fields.data_off) + u32::from(fields.data_len);
-        fields.nb_segs == 1 && fields.refcnt == 1 && end <= u32::from(fields.buf_len)
+        // Two loads on purpose: drivers have just written these fields one by one, and a wider load would have to wait for
+        // the stores.
+        let is_whole = fields.refcnt == 1 && fields.nb_segs == 1;
+        let tailroom = u32::from(fields.buf_len).checked_sub(end)?;
+        // Not more than `buf_len`, which is 16 bits.
+        let tailroom = u16::try_from(tailroom).unwrap_or(u16::MAX);
+        is_whole.then(|| Window {
+            data: self.data(),
+            headroom: fields.data_off,
+            len: fields.data_len,
+            tailroom,
+        })
     }
 
     /// Copies a frame of several buffers into its first one. `false` if it does not fit; then nothing changed.

@@ -26,13 +26,14 @@
 //! ```
 
 use core::cell::OnceCell;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use march_dpdk::{
     Eal, EthConfig, EthPort, HEADROOM, Mbuf, Mempool, MempoolConfig, PortNumber, Promiscuous,
-    Queue, ThreadRegistration,
+    Queue, RawMbuf, ThreadRegistration, Window,
 };
 
 use crate::frame::FrameParts;
@@ -172,39 +173,38 @@ impl DpdkPort {
         self.pool.buffers() - self.pool.available()
     }
 
-    /// Makes the frame of a received buffer; `None` if there is no way to.
-    #[inline]
-    fn receive(&self, mut mbuf: Mbuf) -> Option<Frame> {
-        if !mbuf.is_sound() {
-            // The first buffer has room for all of it, or the frame goes.
-            let whole = mbuf.segments() > 1 && mbuf.linearize() && mbuf.is_sound();
-            if !whole {
-                self.refused.rx.fetch_add(1, Ordering::Relaxed);
-                return None;
-            }
+    /// The first buffer has room for all of a frame, or the frame goes.
+    #[cold]
+    #[inline(never)]
+    fn receive_in_pieces(&self, mut mbuf: Mbuf) -> Option<Frame> {
+        if mbuf.segments() > 1
+            && mbuf.linearize()
+            && let Some(window) = mbuf.window()
+        {
+            return Some(self.frame(mbuf, window));
         }
-        Some(self.frame(mbuf))
+        self.refused.rx.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     #[inline]
-    fn frame(&self, mbuf: Mbuf) -> Frame {
+    fn frame(&self, mbuf: Mbuf, window: Window) -> Frame {
         let parts = FrameParts {
-            data: mbuf.data(),
-            len: u32::from(mbuf.len()),
-            headroom: mbuf.headroom(),
-            tailroom: mbuf.tailroom(),
+            data: window.data,
+            len: u32::from(window.len),
+            headroom: window.headroom,
+            tailroom: window.tailroom,
             token: mbuf.into_raw().as_ptr().expose_provenance() as u64,
             pool: self.pool_id,
             source: FrameSource::Mbuf,
         };
-        // SAFETY: a sound buffer (checked by `receive`, or fresh) that the frame now owns alone; a pool with buffers out is
-        // never freed.
+        // SAFETY: the window of a sound buffer that the frame now owns alone; a pool with buffers out is never freed.
         unsafe { Frame::from_parts(parts) }
     }
 
     /// The buffer of a frame, as the frame left it: its window may differ from the frame's.
     #[inline]
-    fn mbuf(&self, frame: &Frame) -> Mbuf {
+    fn raw(&self, frame: &Frame) -> RawMbuf {
         assert_eq!(frame.pool(), self.pool_id, "frame of another pool");
         #[expect(
             clippy::cast_possible_truncation,
@@ -212,19 +212,20 @@ impl DpdkPort {
         )]
         let raw = core::ptr::with_exposed_provenance_mut(frame.token() as usize);
         // SAFETY: `frame` of this pool took the token from a pointer that is not null.
-        let raw = unsafe { NonNull::new_unchecked(raw) };
-        // SAFETY: the frame owned the buffer, and the caller gives it up.
-        unsafe { Mbuf::from_raw(raw) }
+        unsafe { NonNull::new_unchecked(raw) }
     }
 
     /// The buffer of a frame with the frame's window written into it, for the driver.
     #[inline]
-    fn transmit(&self, frame: &Frame) -> Mbuf {
-        let mut mbuf = self.mbuf(frame);
+    fn transmit(&self, frame: &Frame) -> RawMbuf {
+        let raw = self.raw(frame);
+        // SAFETY: the frame owns the buffer; ownership goes back to the frame two lines below.
+        let mut mbuf = unsafe { Mbuf::from_raw(raw) };
         let len = u16::try_from(frame.len_bytes()).unwrap_or(u16::MAX);
         let fits = mbuf.set_window(frame.headroom_bytes(), len);
+        let raw = mbuf.into_raw();
         assert!(fits, "a frame is inside its buffer");
-        mbuf
+        raw
     }
 
     fn counters(device: &EthPort, refused: &Refused) -> DeviceCounters {
@@ -242,15 +243,18 @@ impl Port for DpdkPort {
     fn rx_burst(&mut self, burst: &mut Vec<Frame>) -> usize {
         let wanted = BURST.saturating_sub(burst.len());
         let before = burst.len();
-        let mut received = [const { None::<Mbuf> }; BURST];
-        let count = self.queue.rx_burst(&mut received[..wanted]);
-        for mbuf in &mut received[..count] {
-            if let Some(frame) = mbuf.take().and_then(|mbuf| self.receive(mbuf)) {
+        let mut places = [const { MaybeUninit::uninit() }; BURST];
+        for &raw in self.queue.rx_burst_raw(&mut places[..wanted]) {
+            // SAFETY: the driver gave the buffer away, each once.
+            let mbuf = unsafe { Mbuf::from_raw(raw) };
+            // Pushed as it is made: a frame that is first put together elsewhere is copied with loads wider than the stores
+            // before them, and waiting for those doubled the cost of a burst.
+            if let Some(window) = mbuf.window() {
+                burst.push(self.frame(mbuf, window));
+            } else if let Some(frame) = self.receive_in_pieces(mbuf) {
                 burst.push(frame);
             }
         }
-        // Every place was emptied above; saves a look at each.
-        core::mem::forget(received);
         burst.len() - before
     }
 
@@ -258,27 +262,20 @@ impl Port for DpdkPort {
     fn tx_burst(&mut self, frames: &mut Vec<Frame>) -> usize {
         let mut taken = 0;
         while !frames.is_empty() {
-            let mut mbufs = [const { None::<Mbuf> }; BURST];
+            let mut places = [const { MaybeUninit::<RawMbuf>::uninit() }; BURST];
             let mut count = 0;
-            for (place, frame) in mbufs
-                .iter_mut()
-                .zip(&*frames)
-                .take_while(|(_, frame)| frame.len() >= MIN_FRAME)
-            {
-                *place = Some(self.transmit(frame));
+            for (place, frame) in places.iter_mut().zip(&*frames) {
+                if frame.len() < MIN_FRAME {
+                    break;
+                }
+                place.write(self.transmit(frame));
                 count += 1;
             }
-            let sent = if count == 0 {
-                0
-            } else {
-                self.queue.tx_burst(&mut mbufs[..count])
-            };
-            for mbuf in mbufs[sent..count].iter_mut().filter_map(Option::take) {
-                // Not taken: still the frame's.
-                mbuf.into_raw();
-            }
-            // Every place was emptied above; saves a look at each.
-            core::mem::forget(mbufs);
+            // SAFETY: the first `count` places were written above.
+            let ready =
+                unsafe { core::slice::from_raw_parts_mut(places.as_mut_ptr().cast(), count) };
+            // SAFETY: the frames own these buffers; those that are taken lose their frames in the next line.
+            let sent = unsafe { self.queue.tx_burst_raw(ready) };
             frames.drain(..sent);
             taken += sent;
             if sent < count {
@@ -295,11 +292,13 @@ impl Port for DpdkPort {
 
     fn allocate(&mut self) -> Option<Frame> {
         let mbuf = self.pool.allocate()?;
-        Some(self.frame(mbuf))
+        let window = mbuf.window()?;
+        Some(self.frame(mbuf, window))
     }
 
     fn free(&mut self, frame: Frame) {
-        drop(self.mbuf(&frame));
+        // SAFETY: the frame owned the buffer and ends here.
+        drop(unsafe { Mbuf::from_raw(self.raw(&frame)) });
     }
 
     fn poll(&mut self) {}

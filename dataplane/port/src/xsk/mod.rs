@@ -194,25 +194,25 @@ impl XskPort {
         }
     }
 
-    /// Turns one receive descriptor into a frame; `None` if it is part of a longer one or not to be believed.
+    /// Whether a receive descriptor is a frame by itself. Not if it is part of a longer one, whose chunks are freed, or not
+    /// to be believed.
     #[inline]
-    fn frame_of(
+    fn is_frame(
         pool: &mut Chunks<Area>,
-        layout: Layout,
+        (index, offset): (u32, u32),
         descriptor: libc::xdp_desc,
         in_chain: &mut bool,
-    ) -> Option<Frame> {
-        let (index, offset) = layout.split(descriptor.addr);
-        let frame = pool.frame_from_device(index, offset, descriptor.len);
+    ) -> bool {
+        let is_accepted = pool.accept_from_device(index, offset, descriptor.len);
         let continues = descriptor.options & libc::XDP_PKT_CONTD != 0;
         if continues || *in_chain {
             *in_chain = continues;
-            if let Some(frame) = frame {
-                pool.give_back(&frame);
+            if is_accepted {
+                pool.reject(index);
             }
-            return None;
+            return false;
         }
-        frame
+        is_accepted
     }
 
     fn counters(socket: &Socket, lost: &Lost) -> DeviceCounters {
@@ -249,9 +249,12 @@ impl Port for XskPort {
         let refused = self.pool.with(|pool| {
             let mut refused = 0;
             for slot in 0..count {
-                match Self::frame_of(pool, layout, rx.get(slot), in_chain) {
-                    Some(frame) => burst.push(frame),
-                    None => refused += 1,
+                let descriptor = rx.get(slot);
+                let (index, offset) = layout.split(descriptor.addr);
+                if Self::is_frame(pool, (index, offset), descriptor, in_chain) {
+                    burst.push(pool.frame(index, offset, descriptor.len));
+                } else {
+                    refused += 1;
                 }
             }
             refused
