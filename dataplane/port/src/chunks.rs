@@ -80,7 +80,6 @@ impl<M: Memory> Chunks<M> {
     }
 
     /// Takes the chunks for which `is_usable(offset in the memory)` is false out of use. Before the first allocation.
-    #[cfg(feature = "xsk")]
     pub(crate) fn keep_only(mut self, is_usable: impl Fn(usize) -> bool) -> Self {
         let stride = self.stride as usize;
         self.free
@@ -131,14 +130,12 @@ impl<M: Memory> Chunks<M> {
     }
 
     /// Where in its chunk a frame starts.
-    #[cfg(feature = "xsk")]
     #[inline]
     pub(crate) fn offset(frame: &Frame) -> u32 {
         u32::from(frame.headroom_bytes())
     }
 
     /// Moves a free chunk to a device.
-    #[cfg(feature = "xsk")]
     #[inline]
     pub(crate) fn take_for_device(&mut self) -> Option<u32> {
         let index = self.free.pop()?;
@@ -147,7 +144,6 @@ impl<M: Memory> Chunks<M> {
     }
 
     /// Moves the chunk of a frame to a device.
-    #[cfg(feature = "xsk")]
     #[inline]
     pub(crate) fn frame_to_device(&mut self, frame: &Frame) -> u32 {
         let index = self.index(frame);
@@ -155,7 +151,6 @@ impl<M: Memory> Chunks<M> {
         index
     }
 
-    #[cfg(feature = "xsk")]
     #[inline]
     fn mark_with_device(&mut self, index: u32) {
         self.with_device[index as usize / 64] |= 1 << (index % 64);
@@ -164,7 +159,6 @@ impl<M: Memory> Chunks<M> {
 
     /// Takes a chunk back from a device. `false` if the index is no chunk or the device did not have it: then nothing
     /// changes, because the ring it came from cannot be believed.
-    #[cfg(feature = "xsk")]
     #[inline]
     fn unmark_with_device(&mut self, index: u32) -> bool {
         let Some(word) = self.with_device.get_mut(index as usize / 64) else {
@@ -182,7 +176,6 @@ impl<M: Memory> Chunks<M> {
     /// A device filled a chunk: `len` bytes from `offset` on. `false` if the device did not have that chunk, or if the
     /// bytes are not all inside it (the chunk is then free again). If `true`, the chunk is the caller's, for
     /// [`Chunks::frame`].
-    #[cfg(feature = "xsk")]
     #[inline]
     pub(crate) fn accept_from_device(&mut self, index: u32, offset: u32, len: u32) -> bool {
         if !self.unmark_with_device(index) {
@@ -198,13 +191,11 @@ impl<M: Memory> Chunks<M> {
     }
 
     /// Takes back a chunk that became no frame.
-    #[cfg(feature = "xsk")]
     pub(crate) fn reject(&mut self, index: u32) {
         self.free.push(index);
     }
 
     /// A device is done with a chunk. `false` if it did not have it.
-    #[cfg(feature = "xsk")]
     #[inline]
     pub(crate) fn free_from_device(&mut self, index: u32) -> bool {
         let had = self.unmark_with_device(index);

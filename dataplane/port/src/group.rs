@@ -39,10 +39,6 @@ impl<P: Port> PortGroup<P> {
     /// # Safety
     ///
     /// Whatever unsynchronised state the ports share must be reachable through these ports alone.
-    #[cfg_attr(
-        not(any(feature = "dpdk", feature = "xsk")),
-        expect(unused_unsafe, reason = "one caller")
-    )]
     pub(crate) unsafe fn of_pool(ports: Vec<P>) -> Self {
         Self { ports }
     }

@@ -15,10 +15,18 @@
 //!
 //! Features: `dpdk` and `xsk`, both on by default; without them the crate is pure Rust with the memory ports alone.
 
+#[cfg_attr(
+    not(feature = "xsk"),
+    allow(dead_code, reason = "what only devices need")
+)]
 mod chunks;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 mod error;
+#[cfg_attr(
+    not(any(feature = "dpdk", feature = "xsk")),
+    allow(dead_code, reason = "what only devices need")
+)]
 mod frame;
 mod group;
 pub mod mem;
