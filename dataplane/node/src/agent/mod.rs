@@ -285,11 +285,18 @@ impl Agent {
                 _ => None,
             },
             is_connected: self.outgoing.is_some(),
-            troubles: self.troubles.values().cloned().collect(),
+            troubles: self.forwarding_troubles(),
             telemetry: telemetry.clone(),
         };
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
         self.tell(march_proto::v1::node_message::Message::Telemetry(telemetry));
+    }
+
+    /// What keeps the node from forwarding as configured. A missing daemon does not: the health page stays good, so
+    /// that nobody takes a node out because `marchd` restarts.
+    fn forwarding_troubles(&self) -> Vec<String> {
+        let others = self.troubles.iter().filter(|(what, _)| **what != "session");
+        others.map(|(_, trouble)| trouble.clone()).collect()
     }
 
     fn telemetry(&self, targets: &[crate::health::TargetState]) -> Telemetry {

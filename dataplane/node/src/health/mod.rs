@@ -347,6 +347,7 @@ impl Watcher {
     async fn run(mut self) {
         tokio::time::sleep(self.first_pause().mul_f64(random_fraction())).await;
         loop {
+            let start = Instant::now();
             let answer = self.ask().await;
             if let Some(event) = self.take(answer)
                 && self.events.send(event).await.is_err()
@@ -357,7 +358,7 @@ impl Watcher {
                 Health::Unknown => self.first_pause(),
                 Health::Healthy | Health::Unhealthy => self.target.check.interval,
             };
-            tokio::time::sleep(pause.mul_f64(0.9 + 0.2 * random_fraction())).await;
+            tokio::time::sleep_until(start + pause.mul_f64(0.9 + 0.2 * random_fraction())).await;
         }
     }
 

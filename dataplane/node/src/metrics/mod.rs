@@ -35,7 +35,8 @@ pub struct Snapshot {
     pub socket: Option<TierReading>,
     /// Whether the session with the control daemon stands.
     pub is_connected: bool,
-    /// Why this node does not forward as configured, in words; empty when all is well.
+    /// Why this node does not forward as configured, in words; empty when all is well. A missing daemon is none: the
+    /// node forwards without it.
     pub troubles: Vec<String>,
 }
 
