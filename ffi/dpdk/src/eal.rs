@@ -1,5 +1,6 @@
 //! The environment abstraction layer: once per process.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -113,12 +114,13 @@ pub struct Eal {
 /// Proof that the EAL runs, and the lock around device changes. Kept by everything that was made with it.
 #[derive(Debug)]
 pub(crate) struct EalInner {
-    devices: Mutex<()>,
+    /// Ports that have an owner.
+    devices: Mutex<BTreeSet<u16>>,
 }
 
 impl EalInner {
     /// Adding, configuring and removing devices is not thread-safe in DPDK.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeSet<u16>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -165,22 +167,25 @@ impl Eal {
         receiver.recv().unwrap_or(Err(died))?;
         Ok(Self {
             inner: Arc::new(EalInner {
-                devices: Mutex::new(()),
+                devices: Mutex::default(),
             }),
         })
     }
 
-    /// Adds a device, virtual (`net_af_packet0,iface=eth1`) or PCI (`0000:03:00.0`), and returns its port. Virtual devices
-    /// that open sockets do it in the network namespace of the calling thread.
+    /// Adds a device, virtual (`net_af_packet0,iface=eth1`) or PCI (`0000:03:00.0`), and returns its port; a device that is
+    /// already there is returned as it is. Virtual devices that open sockets do it in the network namespace of the calling
+    /// thread.
     pub fn attach(&self, device: &str) -> Result<PortNumber, DpdkError> {
         let arguments = c_string("device", device)?;
-        {
-            let _devices = self.inner.lock();
-            // SAFETY: a string that ends in NUL and lives across the call; the EAL runs.
-            let code = unsafe { sys::rte_dev_probe(arguments.as_ptr()) };
-            check("rte_dev_probe", || device.to_owned(), code)?;
+        let name = device.split(',').next().unwrap_or(device);
+        let _devices = self.inner.lock();
+        if let Ok(present) = self.port_by_name(name) {
+            return Ok(present);
         }
-        self.port_by_name(device.split(',').next().unwrap_or(device))
+        // SAFETY: a string that ends in NUL and lives across the call; the EAL runs.
+        let code = unsafe { sys::rte_dev_probe(arguments.as_ptr()) };
+        check("rte_dev_probe", || device.to_owned(), code)?;
+        self.port_by_name(name)
     }
 
     /// The port of a device by its name: a PCI address or the name of a virtual device without its arguments.

@@ -21,6 +21,12 @@ pub enum DpdkError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The port has an owner already.
+    #[error("port {port} is already open")]
+    PortTaken {
+        /// Port number.
+        port: u16,
+    },
     /// A call failed.
     #[error("{call} ({subject}): {text} (error {code})")]
     Call {

@@ -126,7 +126,7 @@ impl EthPort {
     ///
     /// # Errors
     ///
-    /// The device lacks queues, the MTU does not fit a buffer, or the driver refuses. A device that got as far as being
+    /// The port is open already, the device lacks queues, the MTU does not fit a buffer, or the driver refuses. A device that got as far as being
     /// configured is removed again; [`Eal::attach`] brings it back.
     pub fn open(
         eal: &Eal,
@@ -139,6 +139,9 @@ impl EthPort {
         let info = device_info(port)?;
         let driver = driver_name(&info);
         check_capacity(port, &driver, &info, config, &pool)?;
+        if !eal.lock().insert(port) {
+            return Err(DpdkError::PortTaken { port });
+        }
         // From here on dropping the device closes it.
         let device = Arc::new(Device {
             port,
@@ -332,7 +335,8 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let _devices = self.eal.lock();
+        let mut owned = self.eal.lock();
+        owned.remove(&self.port);
         // SAFETY: takes a number; no queue of the port is left to poll it (each holds the device).
         unsafe { sys::rte_eth_dev_stop(self.port) };
         // SAFETY: as above; the number is not used after this.

@@ -142,6 +142,10 @@ fn a_port_is_configured_polled_and_comes_back_after_it_was_closed() {
         port.set_promiscuous(Promiscuous::On).expect("net_ring can");
         assert_eq!(port.promiscuous(), Promiscuous::On);
         assert_eq!(port.mtu().expect("an MTU"), 1500);
+        assert_eq!(eal().attach("net_ring91").expect("it is there"), number);
+        let again = EthPort::open(eal(), number, &EthConfig::default(), &pool)
+            .expect_err("it has an owner");
+        assert_eq!(again, DpdkError::PortTaken { port: number.get() });
         let mut queue = port.take_queue(0).expect("the first time");
         assert!(port.take_queue(0).is_none() && port.take_queue(1).is_none());
         let mut mbufs = burst();
