@@ -24,6 +24,7 @@
 mod admit;
 mod config;
 mod counters;
+mod descriptors;
 mod listen;
 mod relay;
 mod running;

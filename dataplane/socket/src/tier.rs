@@ -17,7 +17,7 @@ use crate::config::Limits;
 use crate::counters::{BackendReading, DropCounters, ServiceCounters, TierReading};
 use crate::listen::{self, ListenerKey, Transport};
 use crate::running::{Running, service_ids};
-use crate::{tcp, udp};
+use crate::{descriptors, tcp, udp};
 
 /// What every task of the tier sees.
 #[derive(Debug)]
@@ -115,7 +115,10 @@ pub struct SocketTier {
 
 impl SocketTier {
     /// A tier that runs `generation`'s tables and listens nowhere until [`SocketTier::publish`].
+    ///
+    /// Raises the process's soft limit on open files to what `limits` may need, as far as the hard one lets it.
     pub fn new(limits: Limits, generation: Arc<Generation>) -> Self {
+        descriptors::make_room(&limits);
         let shared = Shared {
             connections: Arc::new(Semaphore::new(limits.connections)),
             sessions: Arc::new(Semaphore::new(limits.udp_sessions)),
