@@ -98,6 +98,10 @@ impl<M: Memory> Chunks<M> {
         }
     }
 
+    pub(crate) fn headroom(&self) -> u16 {
+        self.headroom
+    }
+
     pub(crate) fn free_count(&self) -> usize {
         self.free.len()
     }

@@ -263,6 +263,26 @@ fn frames_that_nobody_takes_are_counted_as_missed() {
 }
 
 #[test]
+fn frames_too_large_for_a_chunk_are_counted_as_errors() {
+    let mut veths = cabled(&XskConfig::default());
+    let largest = veths.ports[0].largest_frame() as usize;
+    assert!(largest >= 1518, "{largest} bytes hold an ordinary frame");
+    for end in ["p0", "far0"] {
+        namespace::ip(&["link", "set", end, "mtu", "3000"]);
+    }
+    veths.far[0].send(&suite::numbered(1, largest + 1));
+    veths.far[0].send(&suite::numbered(2, largest));
+    let mut burst = Vec::with_capacity(BURST);
+    until("the frame that fits", || {
+        veths.ports[0].rx_burst(&mut burst) == 1
+    });
+    assert_eq!(burst[0].bytes(), suite::numbered(2, largest));
+    let counters = veths.ports[0].device_counters();
+    assert_eq!((counters.rx_errors, counters.rx_missed), (1, 0));
+    veths.ports[0].free(burst.remove(0));
+}
+
+#[test]
 fn frames_too_short_to_send_are_counted_and_freed() {
     let mut veths = cabled(&XskConfig::default());
     let mut frames: Vec<Frame> = [0, 13, 60]

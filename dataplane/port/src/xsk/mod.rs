@@ -139,6 +139,12 @@ impl XskPort {
         self.pages
     }
 
+    /// Bytes of the largest frame that fits into one chunk. Longer ones are dropped by the kernel and counted as receive
+    /// errors, so an interface's MTU plus 18 must not exceed it.
+    pub fn largest_frame(&self) -> u32 {
+        self.layout.stride() - self.pool.with(|pool| u32::from(pool.headroom()))
+    }
+
     /// Where the chunks of the common pool are.
     pub fn census(&self) -> Census {
         self.pool.with(|pool| pool.census())
