@@ -131,31 +131,31 @@ pub(crate) const fn fragment(field: u16) -> Fragment {
     }
 }
 
-/// IPv4 options, padded with zeros ("end of options") to the most there can be.
+/// One's-complement sum of an IPv4 header of `len` bytes: 0xffff if its checksum is right.
+///
+/// Words that the frame does not have count nothing; the caller has compared the lengths.
 #[inline]
-pub(crate) fn read_options<C: Cursor>(
-    frame: C,
-    at: usize,
-    len: usize,
-) -> Option<[u8; OPTIONS_MAX]> {
-    let mut options = [0u8; OPTIONS_MAX];
-    let (words, _) = options.as_chunks_mut::<4>();
-    for (index, word) in words.iter_mut().enumerate() {
+pub(crate) fn header_sum<C: Cursor>(frame: C, at: usize, len: usize) -> u16 {
+    let mut sum = 0u64;
+    for index in 0..(20 + OPTIONS_MAX) / 4 {
         if index * 4 >= len {
             break;
         }
-        *word = frame.read(at + index * 4)?;
+        let Some(word) = frame.read(at + index * 4) else {
+            break;
+        };
+        sum += u64::from(u32::from_ne_bytes(word));
     }
-    Some(options)
+    checksum::fold64(sum)
 }
 
-/// Refuses source routes and option lengths that cannot be; any other option is fine.
+/// Refuses source routes and option lengths that cannot be in the `len` bytes of options at `at`; any other is fine.
 ///
 /// One byte per turn with a constant stride, because the BPF verifier follows that and not a walk by option length.
 #[inline]
-pub(crate) fn check_options(options: &[u8; OPTIONS_MAX], len: usize) -> Result<(), DropReason> {
+pub(crate) fn check_options<C: Cursor>(frame: C, at: usize, len: usize) -> Result<(), DropReason> {
     let mut rest_of_option = 0usize;
-    for (index, &kind) in options.iter().enumerate() {
+    for index in 0..OPTIONS_MAX {
         if index >= len {
             break;
         }
@@ -163,12 +163,15 @@ pub(crate) fn check_options(options: &[u8; OPTIONS_MAX], len: usize) -> Result<(
             rest_of_option -= 1;
             continue;
         }
+        let Some(kind) = frame.read_u8(at + index) else {
+            break;
+        };
         match kind {
             0 => break,
             1 => {}
             LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return Err(DropReason::SourceRoute),
             _ => {
-                let option_len = options.get(index + 1).map_or(0, |&byte| usize::from(byte));
+                let option_len = frame.read_u8(at + index + 1).map_or(0, usize::from);
                 if option_len < 2 || index + option_len > len {
                     return Err(DropReason::BadIpOptions);
                 }
@@ -257,9 +260,10 @@ mod tests {
     use super::*;
 
     fn options(bytes: &[u8]) -> Result<(), DropReason> {
-        let mut padded = [0u8; OPTIONS_MAX];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        check_options(&padded, bytes.len())
+        // The payload must not be taken for the rest of an option.
+        let mut frame = std::vec::Vec::from(bytes);
+        frame.extend_from_slice(&[2; 8]);
+        check_options(frame.as_slice(), 0, bytes.len())
     }
 
     #[test]

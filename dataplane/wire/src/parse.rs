@@ -20,10 +20,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::cursor::Cursor;
 use crate::ethernet::{self, Link};
+use crate::ip;
 use crate::tcp;
 use crate::tuple::{Address, Family, FiveTuple};
 use crate::verdict::DropReason;
-use crate::{checksum, ip};
 
 /// A frame that passed every check of [`parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +178,9 @@ pub fn parse<C: Cursor>(frame: C) -> Result<Packet, DropReason> {
 #[inline]
 pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     let at = link.l3_offset;
-    let header = frame.read::<20>(at).ok_or(DropReason::Runt)?;
+    let header = frame.read::<12>(at).ok_or(DropReason::Runt)?;
+    let src: [u8; 4] = frame.read(at + 12).ok_or(DropReason::Runt)?;
+    let dst: [u8; 4] = frame.read(at + 16).ok_or(DropReason::Runt)?;
     if header[0] >> 4 != 4 {
         return Err(DropReason::BadIpVersion);
     }
@@ -194,18 +196,15 @@ pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     if total > available {
         return Err(DropReason::Truncated);
     }
-    let options = ip::read_options(frame, at + 20, header_len - 20).ok_or(DropReason::Runt)?;
-    let whole = u32::from(checksum::sum(&header)) + u32::from(checksum::sum(&options));
-    if checksum::fold(whole) != 0xffff {
+    if ip::header_sum(frame, at, header_len) != 0xffff {
         return Err(DropReason::BadIpChecksum);
     }
-    ip::check_options(&options, header_len - 20)?;
-    let (l4_offset, end, protocol) = (at + header_len, at + total, header[9]);
-    let fragment = ip::fragment(u16::from_be_bytes([header[6], header[7]]));
-    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = header;
-    if u32::from_ne_bytes([s0, s1, s2, s3]) == u32::from_ne_bytes([d0, d1, d2, d3]) {
+    ip::check_options(frame, at + 20, header_len - 20)?;
+    if u32::from_ne_bytes(src) == u32::from_ne_bytes(dst) {
         return Err(DropReason::Land);
     }
+    let (l4_offset, end, protocol) = (at + header_len, at + total, header[9]);
+    let fragment = ip::fragment(u16::from_be_bytes([header[6], header[7]]));
     let packet = IpPacket {
         family: Family::V4,
         l3_offset: at,
@@ -226,7 +225,10 @@ pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
 #[inline]
 pub fn ipv6<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     let at = link.l3_offset;
-    let header = frame.read::<40>(at).ok_or(DropReason::Runt)?;
+    let header = frame.read::<8>(at).ok_or(DropReason::Runt)?;
+    if frame.len() < at + 40 {
+        return Err(DropReason::Runt);
+    }
     if header[0] >> 4 != 6 {
         return Err(DropReason::BadIpVersion);
     }
