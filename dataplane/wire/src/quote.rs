@@ -124,6 +124,9 @@ fn read_v6<C: Cursor>(frame: C, at: usize, limit: usize) -> Option<Quote> {
 
 #[inline]
 fn finish<C: Cursor>(frame: C, quote: Quote, fragment: Fragment) -> Option<Quote> {
+    if quote.l4_offset > quote.end {
+        return None;
+    }
     if fragment == Fragment::Later {
         return Some(quote);
     }
