@@ -204,6 +204,7 @@ fn net_tap_conforms() {
 #[test]
 fn net_af_xdp_conforms() {
     namespace::enter();
+    namespace::own_bpf_file_system();
     namespace::veth("p0", "far0");
     namespace::veth("p1", "far1");
     let numbers = [

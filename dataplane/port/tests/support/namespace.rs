@@ -21,6 +21,38 @@ pub fn enter() {
         .expect("sysctl of the new namespace");
 }
 
+/// Gives the calling thread a BPF file system of its own, for drivers whose library writes there.
+pub fn own_bpf_file_system() {
+    // SAFETY: detaches this thread's own mount namespace; no memory is involved.
+    let left = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(
+        left,
+        0,
+        "a mount namespace needs root: {}",
+        std::io::Error::last_os_error()
+    );
+    let mount = |what: &std::ffi::CStr, at: &std::ffi::CStr, flags| {
+        // SAFETY: strings that end in NUL and live across the call; no data.
+        let mounted = unsafe {
+            libc::mount(
+                what.as_ptr(),
+                at.as_ptr(),
+                what.as_ptr(),
+                flags,
+                std::ptr::null(),
+            )
+        };
+        assert_eq!(
+            mounted,
+            0,
+            "mount at {at:?}: {}",
+            std::io::Error::last_os_error()
+        );
+    };
+    mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE);
+    mount(c"bpf", c"/sys/fs/bpf", 0);
+}
+
 /// A veth pair, both ends up, in the calling thread's namespace.
 pub fn veth(left: &str, right: &str) {
     ip(&["link", "add", left, "type", "veth", "peer", "name", right]);
