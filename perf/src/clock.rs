@@ -55,6 +55,11 @@ pub fn settle(core: usize) {
     if nice != 0 {
         eprintln!("# not at nice -20: {}", std::io::Error::last_os_error());
     }
+    pin(core);
+}
+
+/// Keeps the calling thread on one core.
+pub fn pin(core: usize) {
     // SAFETY: an all-zero CPU set is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: sets one bit inside the set; the index is bounds-checked by libc.

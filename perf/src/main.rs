@@ -10,6 +10,7 @@ mod memory;
 mod pipeline;
 mod product;
 mod traffic;
+mod veth;
 
 use clap::Parser;
 
@@ -21,10 +22,13 @@ use clap::Parser;
 enum Command {
     /// Nanoseconds per packet of the pipeline in memory, next to the floor.
     Pipeline(pipeline::Options),
+    /// Frames per second through veth, next to the kernel and to testpmd.
+    Veth(veth::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Veth(options) => veth::run(&options),
     }
 }

@@ -9,12 +9,16 @@
 //! Entry points: [`vector::Suite::shipped`] for the set, [`rig::Rig::run`] to run it over a tier; `tests/` has one run per
 //! tier.
 //!
-//! Tiers: [`mem`].
+//! Tiers: [`mem`], [`af_xdp`], [`dpdk`].
+#![deny(unsafe_code)]
 
+pub mod af_xdp;
 pub mod compare;
 pub mod config;
+pub mod dpdk;
 pub mod encode;
 pub mod layer;
+pub mod link;
 pub mod mem;
 pub mod rig;
 pub mod vector;

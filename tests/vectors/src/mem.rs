@@ -2,7 +2,7 @@
 
 use march_lcore::Lcore;
 use march_port::mem::{MemConfig, MemPort};
-use march_tables::Generation;
+use march_tables::{Config, Generation};
 
 use crate::rig::{Rig, Tally, Wire};
 
@@ -28,7 +28,7 @@ impl Wire for Memory {
         lcore.ports_mut()[port].collect_bytes()
     }
 
-    fn configure(&mut self, _: &Generation) -> Result<(), String> {
+    fn configure(&mut self, _: &Config) -> Result<(), String> {
         Ok(())
     }
 

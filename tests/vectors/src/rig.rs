@@ -14,7 +14,7 @@ use march_pipeline::{
     Counters, Limits, Now, Originated, Pipeline, PortCounters, ResolveRequest, Settings,
 };
 use march_port::Port;
-use march_tables::Generation;
+use march_tables::{Config, Generation};
 use march_wire::DropReason;
 
 use crate::compare::{hex, matches};
@@ -40,8 +40,8 @@ pub trait Wire {
     /// Takes the oldest frame that port `port` sent.
     fn receive(&mut self, lcore: &mut Lcore<Self::Port>, port: usize) -> Option<Vec<u8>>;
 
-    /// Tells what works in front of the lcore about a generation.
-    fn configure(&mut self, generation: &Generation) -> Result<(), String>;
+    /// Tells what works in front of the lcore about a configuration.
+    fn configure(&mut self, config: &Config) -> Result<(), String>;
 
     /// What works in front of the lcore counted of port `port` since the start, as words of [`Tally`].
     fn outside(&mut self, port: usize) -> Result<Tally, String>;
@@ -133,7 +133,7 @@ impl<W: Wire> Rig<W> {
             hold_frames: 64,
             hold_ms: 1_000,
         };
-        wire.configure(&generation)?;
+        wire.configure(&Config::default())?;
         let count = ports.len();
         Ok(Self {
             wire,
@@ -227,7 +227,7 @@ impl<W: Wire> Rig<W> {
         let next = march_tables::build(&config, Some(&self.generation))
             .map_err(|error| error.to_string())?;
         self.generation = Arc::new(next);
-        self.wire.configure(&self.generation)?;
+        self.wire.configure(&config)?;
         self.turn();
         Ok(())
     }
