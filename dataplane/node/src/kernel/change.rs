@@ -373,7 +373,7 @@ pub async fn drop_ingress(interface: &str) -> Result<(), KernelError> {
     let table = drop_table(interface);
     let rules = format!(
         "table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{ chain ingress {{ \
-         type filter hook ingress device \"{interface}\" priority 0; policy drop; }} }}\n"
+         type filter hook ingress device \"{interface}\" priority 0; policy drop; }}\n}}\n"
     );
     nft(&rules).await
 }
