@@ -1,6 +1,7 @@
 //! `marchdp`: the data plane of one node.
 
 use std::fs::File;
+use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -112,7 +113,7 @@ fn main() -> ExitCode {
 
 fn start_log(form: Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match form {
         Log::Json => log.json().flatten_event(true).init(),
         Log::Text => log.with_target(false).init(),

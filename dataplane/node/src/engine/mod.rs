@@ -88,7 +88,7 @@ impl EngineError {
     fn port(port: &PlannedPort, reason: impl std::fmt::Display) -> Self {
         Self::Port {
             port: port.name.clone(),
-            reason: reason.to_string(),
+            reason: brief(&reason.to_string()),
         }
     }
 }
@@ -102,4 +102,16 @@ pub enum Engine {
     Fast(Box<FastEngine>),
     /// The kernel's stack.
     Socket(SocketEngine),
+}
+
+/// Longest reason that is told, in characters.
+const REASON_CHARS: usize = 400;
+
+/// The first line of a reason: a verifier's log is no reason that a person can act on.
+fn brief(reason: &str) -> String {
+    let line = reason.lines().next().unwrap_or_default();
+    match line.char_indices().nth(REASON_CHARS) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
+    }
 }
