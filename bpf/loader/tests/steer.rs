@@ -108,7 +108,7 @@ fn moved(before: &Counters, after: &Counters) -> Vec<Option<DropReason>> {
 }
 
 fn hex(frame: &[u8]) -> String {
-    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{frame:02x?}")
 }
 
 fn v4(dst: &str) -> PacketBuilder {
@@ -170,6 +170,7 @@ fn error_about(dst: &str, protocol: &str, src_port: u16) -> PacketBuilder {
 type Case = (&'static str, Vec<u8>, Expected);
 
 /// Frames whose outcome does not depend on transit.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn ours_and_the_kernels() -> Vec<Case> {
     use Expected::{Pass, Socket, SocketOrPass};
     let mut cases = vec![
@@ -356,6 +357,7 @@ fn ours_and_the_kernels() -> Vec<Case> {
 }
 
 /// Frames that are dropped whoever they are for.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn impossible() -> Vec<Case> {
     let vip = || v4("198.51.100.10");
     let vip6 = || v6("2001:db8:1::10");
