@@ -132,7 +132,7 @@ impl<P: Port> Lcore<P> {
         commands: &ArrayQueue<Command>,
     ) {
         let mut from = clock.cycles();
-        let mut empty_turns = 0;
+        let mut empty_turns: u32 = 0;
         loop {
             match commands.pop() {
                 Some(Command::Stop) => break,
@@ -141,7 +141,7 @@ impl<P: Port> Lcore<P> {
             }
             let moved = self.turn(reader.load(), clock.now(from));
             if moved == 0 {
-                empty_turns += 1;
+                empty_turns = empty_turns.saturating_add(1);
                 if idle == Idle::Relax {
                     relax(empty_turns, &self.counters);
                 }

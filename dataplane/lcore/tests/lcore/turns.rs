@@ -245,3 +245,56 @@ fn bursts_and_bytes_are_counted() {
     assert_eq!(bursts, [0, 0, 0, 0, 0, 1, 1], "one of 64, one of 36");
     assert_eq!(world.counters.empty_polls.get(), 2, "port 1, twice");
 }
+
+#[test]
+fn more_than_one_queue_holds_leaves_in_several_bursts() {
+    let mut config = world::config();
+    let mut ports = config.ports.to_vec();
+    ports.extend(vec![ports[0].clone(); 9]);
+    config.ports = ports.into();
+    let publisher = Publisher::new(world::generation(&config, None));
+    let mut world = World::new(MemConfig::default(), &publisher.current());
+    let ingress: Vec<usize> = (0..11).filter(|port| *port != 1).collect();
+    for port in &ingress {
+        for number in 0..64 {
+            let source = 1000 + 64 * u16::try_from(*port).expect("small") + number;
+            let packet = PacketBuilder::between("10.9.0.1", "192.0.2.10").udp(source, 53);
+            let frame = world::from_client(packet);
+            world.lcore.ports_mut()[*port].inject(&frame).expect("room");
+        }
+    }
+    turn(&mut world, &publisher, 0);
+    assert_eq!(world.port(1).forwarded_in.get(), 640);
+    assert!(
+        ingress
+            .iter()
+            .all(|port| world.port(*port).forwarded.get() == 64)
+    );
+}
+
+#[test]
+fn a_port_that_is_not_here_gets_nothing() {
+    let publisher = Publisher::new(world::generation(&world::config(), None));
+    let mut world = World::new(MemConfig::default(), &publisher.current());
+    let mut config = world::config();
+    let mut ports = config.ports.to_vec();
+    ports.push(ports[1].clone());
+    config.ports = ports.into();
+    let mut routes = config.routes.to_vec();
+    routes[2].target = march_tables::RouteTarget::Connected { port: 2 };
+    config.routes = routes.into();
+    let mut neighbours = config.neighbours.to_vec();
+    neighbours
+        .iter_mut()
+        .filter(|hop| hop.port == 1)
+        .for_each(|hop| hop.port = 2);
+    config.neighbours = neighbours.into();
+    let next = std::sync::Arc::new(world::generation(&config, Some(&publisher.current())));
+    let packet = PacketBuilder::between("10.9.0.1", "192.0.2.10").udp(4000, 53);
+    world.lcore.ports_mut()[0]
+        .inject(&world::from_client(packet))
+        .expect("room");
+    world.lcore.turn(&next, Now { ms: 0 });
+    world.assert_balanced();
+    assert_eq!(world.port(0).drops.of(DropReason::NoRoute).get(), 1);
+}

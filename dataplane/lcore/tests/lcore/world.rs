@@ -217,7 +217,7 @@ impl World {
             hold_frames: 16,
             hold_ms: HOLD_MS,
         };
-        let ports = MemPort::group(2, memory).into_ports();
+        let ports = MemPort::group(first.ports.len(), memory).into_ports();
         Self {
             lcore: Lcore::new(ports, parts, first),
             traffic,
@@ -232,9 +232,9 @@ impl World {
         &self.traffic.ports[id]
     }
 
-    /// Both conservation equations of both ports.
+    /// Both conservation equations of every port.
     pub fn assert_balanced(&self) {
-        for (id, port) in self.traffic.ports.iter().take(2).enumerate() {
+        for (id, port) in self.traffic.ports.iter().enumerate() {
             let originated: u64 = port
                 .originated
                 .iter()
