@@ -14,7 +14,7 @@ mod attach;
 mod counters;
 mod error;
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, ArrayOfMaps, LpmTrie, MapData, PerCpuArray, XskMap};
@@ -98,9 +98,9 @@ impl Steering {
         outer.set(0, &trie, 0).map_err(fresh)
     }
 
-    /// Gives the frames of one receive queue to an `AF_XDP` socket that is bound to that queue. The map keeps
-    /// no descriptor: the socket is the caller's to keep open.
-    pub fn register_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), LoaderError> {
+    /// Gives the frames of one receive queue to an `AF_XDP` socket that is bound to that queue. The socket
+    /// stays the caller's; closing it takes it out again.
+    pub fn register_socket(&mut self, queue: u32, socket: impl AsFd) -> Result<(), LoaderError> {
         if queue >= QUEUES_MAX {
             return Err(LoaderError::Queue {
                 queue,

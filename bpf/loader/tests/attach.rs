@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use march_bpf_loader::{AddressSet, Counters, LoaderError, Mode, Steering};
 use march_wire::DropReason;
 use march_wire::build::PacketBuilder;
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SendFlags, SocketType, netdevice};
 
 const PORT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -192,11 +192,11 @@ fn sockets_are_refused_beyond_the_queues_and_if_they_are_none() {
     let mut steering = Steering::load().unwrap();
     let socket = sender();
     assert!(matches!(
-        steering.register_socket(256, socket.as_raw_fd()),
+        steering.register_socket(256, &socket),
         Err(LoaderError::Queue { queue: 256, .. })
     ));
     assert!(matches!(
-        steering.register_socket(0, socket.as_raw_fd()),
+        steering.register_socket(0, &socket),
         Err(LoaderError::Socket { queue: 0, .. })
     ));
 }
