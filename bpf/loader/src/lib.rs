@@ -109,7 +109,7 @@ impl Steering {
         }
         let mut sockets: XskMap<_> = map(self.ebpf.map_mut(SOCKETS), SOCKETS)?;
         sockets
-            .set(queue, socket, 0)
+            .set(queue, socket.as_fd().as_raw_fd(), 0)
             .map_err(|source| LoaderError::Socket { queue, source })
     }
 
