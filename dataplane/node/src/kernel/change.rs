@@ -372,8 +372,13 @@ fn drop_table(interface: &str) -> String {
 pub async fn drop_ingress(interface: &str) -> Result<(), KernelError> {
     let table = drop_table(interface);
     let rules = format!(
-        "table netdev {table}\ndelete table netdev {table}\ntable netdev {table} {{ chain ingress {{ \
-         type filter hook ingress device \"{interface}\" priority 0; policy drop; }}\n}}\n"
+        "table netdev {table}\n\
+         delete table netdev {table}\n\
+         table netdev {table} {{\n\
+         chain ingress {{\n\
+         type filter hook ingress device \"{interface}\" priority 0; policy drop;\n\
+         }}\n\
+         }}\n"
     );
     nft(&rules).await
 }

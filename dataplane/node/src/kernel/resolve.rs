@@ -20,7 +20,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 pub const REFRESH: Duration = Duration::from_secs(5);
 
 /// How soon one that does not answer is asked again.
-pub const RETRY: Duration = Duration::from_secs(1);
+pub const RETRY: Duration = Duration::from_millis(200);
 
 /// At most this many next hops are asked for on behalf of packets; the rest wait for their turn.
 const MAX_REQUESTED: usize = 4096;
