@@ -156,7 +156,7 @@ fn shown() -> String {
 }
 
 /// Takes everything that can be taken of `left`.
-async fn take_everything(state_dir: &Path) -> (Kernel, Takeover, marchdp::twin::Tap) {
+async fn take_everything(state_dir: &Path) -> (Kernel, Takeover, twin::Tap) {
     let kernel = Kernel::connect().await.expect("connects");
     let link = kernel.mirror.read().link_named("left").expect("a link").clone();
     let mut takeover = Takeover::open(state_dir, kernel.handle.clone()).expect("opens");
