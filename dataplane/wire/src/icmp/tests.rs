@@ -72,15 +72,14 @@ fn complain(builder: &PacketBuilder, problem: Problem) -> Option<(u8, u8, u32)> 
     if quoted.len() >= 28 && packet.ip_len() >= packet.l4_offset - packet.l3_offset + 8 {
         let quote = quote::parse(bytes, &error).unwrap();
         assert_eq!(quote.ports(), packet.ports());
-        let inner = match builder.is_ipv4() {
-            true => quote
-                .addresses::<Ipv4Addr, _>(bytes)
-                .map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
-            false => quote
-                .addresses::<Ipv6Addr, _>(bytes)
-                .map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),
+        let inner = if builder.is_ipv4() {
+            let (inner_src, inner_dst) = quote.addresses::<Ipv4Addr, _>(bytes).unwrap();
+            (inner_src.into(), inner_dst.into())
+        } else {
+            let (inner_src, inner_dst) = quote.addresses::<Ipv6Addr, _>(bytes).unwrap();
+            (inner_src.into(), inner_dst.into())
         };
-        assert_eq!(inner, Some((src, dst)));
+        assert_eq!(inner, (src, dst));
     }
     let [kind, code] = bytes.read(error.l4_offset).unwrap();
     Some((kind, code, bytes.read_u32(error.l4_offset + 4).unwrap()))

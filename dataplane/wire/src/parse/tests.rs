@@ -404,10 +404,10 @@ proptest! {
     #[test]
     fn damaged_frames_parse_the_same_or_not_at_all(frame in damaged()) {
         let ours = parse(frame.as_slice());
-        if let (Ok(Packet::Ip(ours)), Ok(theirs)) = (ours, SlicedPacket::from_ethernet(&frame)) {
-            if theirs.net.is_some() {
-                compare(&frame, &ours, &theirs)?;
-            }
+        if let (Ok(Packet::Ip(ours)), Ok(theirs)) = (ours, SlicedPacket::from_ethernet(&frame))
+            && theirs.net.is_some()
+        {
+            compare(&frame, &ours, &theirs)?;
         }
     }
 

@@ -123,11 +123,12 @@ proptest! {
 
     #[test]
     fn any_packet(mut bytes in damaged()) {
-        if let Ok(Packet::Ip(packet)) = parse_frame(bytes.as_slice()) {
-            if let Ok(quote) = parse(bytes.as_slice(), &packet) {
-                let new = tuple::<Ipv4Addr>((1, 2, 3, 4));
-                let _ = rewrite(&mut bytes, &packet, &quote, &Rewrite { src: new.src, dst: new.dst, quoted: new });
-            }
+        if let Ok(Packet::Ip(packet)) = parse_frame(bytes.as_slice())
+            && let Ok(quote) = parse(bytes.as_slice(), &packet)
+        {
+            let quoted = tuple::<Ipv4Addr>((1, 2, 3, 4));
+            let change = Rewrite { src: quoted.src, dst: quoted.dst, quoted };
+            let _ = rewrite(&mut bytes, &packet, &quote, &change);
         }
     }
 
