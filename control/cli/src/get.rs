@@ -6,15 +6,15 @@ use march_model::{Document, Kind, Name, Spec};
 use march_proto::v1;
 use serde_json::{Value, json};
 
-use crate::args::{DescribeArgs, GetArgs, Output, What, Width};
+use crate::args::{DescribeArgs, GetArgs, Output, What};
 use crate::backend::endpoint;
 use crate::client::control;
 use crate::exit::{Code, Failure};
+use crate::listing::{backends_table, nodes_table, table};
 use crate::output;
-use crate::table::Table;
 
 /// Documents and what the nodes say about them.
-struct View {
+pub(crate) struct View {
     documents: Vec<Document>,
     nodes: Vec<v1::NodeStatus>,
     admins: Vec<v1::BackendAdmin>,
@@ -57,13 +57,13 @@ impl View {
         })
     }
 
-    fn telemetry(&self) -> impl Iterator<Item = (&str, &v1::Telemetry)> {
+    pub fn telemetry(&self) -> impl Iterator<Item = (&str, &v1::Telemetry)> {
         self.nodes
             .iter()
             .filter_map(|node| Some((node.node.as_str(), node.telemetry.as_ref()?)))
     }
 
-    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Spec)> {
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Spec)> {
         let matching = self
             .documents
             .iter()
@@ -71,7 +71,7 @@ impl View {
         matching.map(|document| (document.key().name.as_str(), document.spec()))
     }
 
-    fn port_telemetry(&self, node: &Name, name: &str) -> Option<&v1::PortTelemetry> {
+    pub fn port_telemetry(&self, node: &Name, name: &str) -> Option<&v1::PortTelemetry> {
         let (_, telemetry) = self.telemetry().find(|(from, _)| *from == node.as_str())?;
         telemetry.ports.iter().find(|port| port.name == name)
     }
@@ -127,238 +127,6 @@ async fn documents(
     Ok(Code::Ok)
 }
 
-/// Keeps the first cells of a narrow table, all of a wide one.
-fn fit<T>(mut cells: Vec<T>, narrow: usize, width: Width) -> Vec<T> {
-    if width == Width::Narrow {
-        cells.truncate(narrow);
-    }
-    cells
-}
-
-fn table(view: &View, kind: Kind, width: Width) -> Table {
-    match kind {
-        Kind::Port => ports(view, width),
-        Kind::Service => services(view, width),
-        Kind::Pool => pools(view, width),
-        Kind::Rule => rules(view),
-    }
-}
-
-fn ports(view: &View, width: Width) -> Table {
-    let headings = vec![
-        "NAME",
-        "NODE",
-        "INTERFACE",
-        "ASKED",
-        "TIER",
-        "STATE",
-        "PASSED OVER",
-        "MODE",
-        "MTU",
-        "RX",
-        "TX",
-        "DROPPED",
-        "NAT",
-    ];
-    let mut table = Table::new(&fit(headings, 7, width));
-    for (name, spec) in view.of_kind(Kind::Port) {
-        let Spec::Port(port) = spec else { continue };
-        let live = view
-            .port_telemetry(&port.node, name)
-            .cloned()
-            .unwrap_or_default();
-        let reasons: Vec<String> = live
-            .reasons
-            .iter()
-            .map(|reason| format!("{}: {}", reason.tier, reason.why))
-            .collect();
-        let nat: Vec<String> = port.nat.addresses.iter().map(ToString::to_string).collect();
-        let cells = vec![
-            name.to_owned(),
-            port.node.to_string(),
-            port.interface.to_string(),
-            port.tier.to_string(),
-            live.tier.clone(),
-            live.state.clone(),
-            reasons.join("; "),
-            live.mode.clone(),
-            count(u64::from(live.mtu)),
-            live.rx_packets.to_string(),
-            live.tx_packets.to_string(),
-            live.dropped.to_string(),
-            format!(
-                "{} ports {}",
-                if nat.is_empty() {
-                    "own address".to_owned()
-                } else {
-                    nat.join(",")
-                },
-                port.nat.ports
-            ),
-        ];
-        table.row(fit(cells, 7, width));
-    }
-    table
-}
-
-fn count(number: u64) -> String {
-    if number == 0 {
-        String::new()
-    } else {
-        number.to_string()
-    }
-}
-
-fn services(view: &View, width: Width) -> Table {
-    let headings = vec![
-        "NAME",
-        "ADDRESS",
-        "PORT",
-        "PROTOCOL",
-        "POOL",
-        "MODE",
-        "FLOWS",
-        "AFFINITY",
-        "NEW FLOWS",
-        "PACKETS",
-        "BYTES",
-        "TIER",
-    ];
-    let mut table = Table::new(&fit(headings, 7, width));
-    for (name, spec) in view.of_kind(Kind::Service) {
-        let Spec::Service(service) = spec else {
-            continue;
-        };
-        let mut sum = v1::ServiceTelemetry::default();
-        let mut tiers: Vec<&str> = Vec::new();
-        for (_, telemetry) in view.telemetry() {
-            for live in telemetry.services.iter().filter(|live| live.name == name) {
-                sum.active_flows += live.active_flows;
-                sum.new_flows += live.new_flows;
-                sum.packets += live.packets + live.reply_packets;
-                sum.bytes += live.bytes + live.reply_bytes;
-                tiers.push(&live.tier);
-            }
-        }
-        tiers.sort_unstable();
-        tiers.dedup();
-        let cells = vec![
-            name.to_owned(),
-            service.address.to_string(),
-            service.port.to_string(),
-            service.protocol.to_string(),
-            service.pool.to_string(),
-            service.mode.to_string(),
-            sum.active_flows.to_string(),
-            service.affinity.to_string(),
-            sum.new_flows.to_string(),
-            sum.packets.to_string(),
-            sum.bytes.to_string(),
-            tiers.join(","),
-        ];
-        table.row(fit(cells, 7, width));
-    }
-    table
-}
-
-fn pools(view: &View, width: Width) -> Table {
-    let headings = vec![
-        "NAME",
-        "ALGORITHM",
-        "BACKENDS",
-        "UP",
-        "CHECK",
-        "INTERVAL",
-        "TIMEOUT",
-        "RISE",
-        "FALL",
-    ];
-    let mut table = Table::new(&fit(headings, 5, width));
-    for (name, spec) in view.of_kind(Kind::Pool) {
-        let Spec::Pool(pool) = spec else { continue };
-        let up: Vec<String> = view
-            .telemetry()
-            .map(|(node, telemetry)| {
-                let is_up = |live: &&v1::BackendTelemetry| {
-                    live.pool == name && matches!(live.health.as_str(), "up" | "unchecked")
-                };
-                format!(
-                    "{node}: {}",
-                    telemetry.backends.iter().filter(is_up).count()
-                )
-            })
-            .collect();
-        let check = pool.health_check.as_ref();
-        let kind = check.map(|check| match &check.probe {
-            march_model::Probe::Tcp => "tcp".to_owned(),
-            march_model::Probe::Http { path, .. } => format!("http {path}"),
-        });
-        let text = |value: Option<String>| value.unwrap_or_default();
-        let cells = vec![
-            name.to_owned(),
-            pool.algorithm.to_string(),
-            pool.backends.len().to_string(),
-            up.join(", "),
-            text(kind),
-            text(check.map(|check| check.interval.to_string())),
-            text(check.map(|check| check.timeout.to_string())),
-            text(check.map(|check| check.rise.to_string())),
-            text(check.map(|check| check.fall.to_string())),
-        ];
-        table.row(fit(cells, 5, width));
-    }
-    table
-}
-
-fn rules(view: &View) -> Table {
-    let mut table = Table::new(&[
-        "NAME",
-        "PRIORITY",
-        "ACTION",
-        "PROTOCOL",
-        "SOURCES",
-        "SOURCE PORTS",
-        "DESTINATIONS",
-        "PORTS",
-    ]);
-    let mut rules: Vec<(&str, &march_model::Rule)> = view
-        .of_kind(Kind::Rule)
-        .filter_map(|(name, spec)| match spec {
-            Spec::Rule(rule) => Some((name, rule)),
-            _ => None,
-        })
-        .collect();
-    rules.sort_by_key(|(name, rule)| (rule.priority, *name));
-    for (name, rule) in rules {
-        let any = |text: String| {
-            if text.is_empty() {
-                "any".to_owned()
-            } else {
-                text
-            }
-        };
-        table.row(vec![
-            name.to_owned(),
-            rule.priority.to_string(),
-            rule.action.to_string(),
-            any(rule
-                .matches
-                .protocol
-                .map_or_else(String::new, |protocol| protocol.to_string())),
-            any(list(&rule.matches.sources)),
-            any(list(&rule.matches.source_ports)),
-            any(list(&rule.matches.destinations)),
-            any(list(&rule.matches.ports)),
-        ]);
-    }
-    table
-}
-
-fn list(items: &[impl ToString]) -> String {
-    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
-    texts.join(",")
-}
-
 async fn nodes(socket: &Path, output: Output, name: String) -> Result<Code, Failure> {
     let is_one = !name.is_empty();
     let nodes = control(socket)
@@ -378,52 +146,6 @@ async fn nodes(socket: &Path, output: Output, name: String) -> Result<Code, Fail
         _ => output::value(output, &nodes, people)?,
     }
     Ok(Code::Ok)
-}
-
-fn nodes_table(nodes: &[v1::NodeStatus], width: Width) -> Table {
-    let headings = vec![
-        "NAME",
-        "STATE",
-        "REVISION",
-        "HEAD",
-        "VERSION",
-        "PORTS",
-        "FLOWS",
-        "GENERATION",
-        "HEARD",
-        "HASH",
-        "REFUSED BECAUSE",
-    ];
-    let mut table = Table::new(&fit(headings, 8, width));
-    for node in nodes {
-        let telemetry = node.telemetry.clone().unwrap_or_default();
-        let tiers: Vec<String> = telemetry
-            .ports
-            .iter()
-            .map(|port| format!("{}={}", port.name, port.tier))
-            .collect();
-        let flows = telemetry.flows.unwrap_or_default();
-        let cells = vec![
-            node.node.clone(),
-            node.state().word().to_owned(),
-            node.running_revision.to_string(),
-            node.head_revision.to_string(),
-            node.version.clone(),
-            tiers.join(","),
-            format!("{}/{}", flows.live, flows.capacity),
-            count(telemetry.generation),
-            format!("{} ms ago", node.silent_ms),
-            node.running_hash
-                .get(..12)
-                .unwrap_or(&node.running_hash)
-                .to_owned(),
-            node.errors.first().map_or_else(String::new, |error| {
-                march_model::FieldError::from(error.clone()).to_string()
-            }),
-        ];
-        table.row(fit(cells, 8, width));
-    }
-    table
 }
 
 /// One backend as one node sees it, or as the documents have it when no node says anything.
@@ -486,42 +208,7 @@ async fn backends(socket: &Path, output: Output, pool: &str) -> Result<Code, Fai
     Ok(Code::Ok)
 }
 
-fn backends_table(rows: &[Value], width: Width) -> Table {
-    let headings = vec![
-        "POOL",
-        "BACKEND",
-        "WEIGHT",
-        "ADMIN",
-        "NODE",
-        "HEALTH",
-        "FLOWS",
-        "NEW FLOWS",
-        "PACKETS",
-        "BYTES",
-        "LAST FAILURE",
-    ];
-    let mut table = Table::new(&fit(headings, 7, width));
-    for row in rows {
-        let status = &row["status"];
-        let cells = vec![
-            cell(&row["pool"]),
-            cell(&row["backend"]),
-            cell(&row["weight"]),
-            cell(&row["admin"]),
-            cell(&row["node"]),
-            cell(&status["health"]),
-            cell(&status["activeFlows"]),
-            cell(&status["newFlows"]),
-            cell(&status["packets"]),
-            cell(&status["bytes"]),
-            cell(&status["healthDetail"]),
-        ];
-        table.row(fit(cells, 7, width));
-    }
-    table
-}
-
-fn cell(value: &Value) -> String {
+pub(crate) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

@@ -14,6 +14,7 @@ mod exit;
 mod explain;
 mod get;
 mod history;
+mod listing;
 mod machine;
 mod output;
 mod stats;

@@ -24,6 +24,7 @@ mod socket;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use march_proto::MAX_MESSAGE_BYTES;
 use march_proto::v1::control_server::ControlServer;
@@ -35,6 +36,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::shared::Shared;
+
+/// How long an orderly stop waits for peers to close their connections.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What the daemon needs to know.
 #[derive(Clone, Debug)]
@@ -103,6 +107,7 @@ pub async fn serve(options: Options, mut stop: watch::Receiver<bool>) -> Result<
     let node = NodeServer::new(session::Sessions::new(Arc::clone(&shared)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let mut grace = stop.clone();
     let stopped = async move {
         // An error means that the sender is gone, which is an end as well.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -110,8 +115,17 @@ pub async fn serve(options: Options, mut stop: watch::Receiver<bool>) -> Result<
     let served = Server::builder()
         .add_service(InterceptedService::new(control, peer::check))
         .add_service(InterceptedService::new(node, peer::check))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped)
-        .await;
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped);
+    let served = tokio::select! {
+        served = served => served,
+        () = async {
+            let _ = grace.wait_for(|stop| *stop).await;
+            tokio::time::sleep(GRACE).await;
+        } => {
+            tracing::warn!(event = "daemon.connections_cut", "peers did not close their connections");
+            Ok(())
+        }
+    };
     socket::remove(&options.socket);
     tracing::info!(
         event = "daemon.stopped",

@@ -577,6 +577,15 @@ async fn drops_are_watched_as_differences() {
     );
 }
 
+/// A peer that does not close its connection cannot keep the daemon from stopping.
+#[tokio::test]
+async fn a_peer_that_hangs_on_does_not_stop_the_stop() {
+    let mut daemon = Daemon::start().await;
+    let _client = daemon.client().await;
+    // This test's runtime has one thread, and it stands still here: nobody answers the daemon's farewell.
+    assert!(daemon.terminate().success());
+}
+
 /// A peer that is neither root nor in the group is refused by the daemon, even where the file's mode lets it in.
 #[tokio::test]
 async fn strangers_are_refused() {
