@@ -5,6 +5,7 @@
 //! but every frame that was measured is checked to be right. `README.md` says how to read the numbers.
 
 mod clock;
+mod dpdk;
 mod floor;
 mod memory;
 mod pipeline;
@@ -12,23 +13,44 @@ mod product;
 mod traffic;
 mod veth;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "march-perf",
-    about = "The product next to a yardstick, in one run"
-)]
+#[command(name = "march-perf", about = "The product next to a yardstick, in one run")]
+struct Arguments {
+    /// What to measure; all of it if nothing is named.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Nanoseconds per packet of the pipeline in memory, next to the floor.
     Pipeline(pipeline::Options),
+    /// Frames per second over DPDK's virtual devices, next to testpmd.
+    Dpdk(dpdk::Options),
     /// Frames per second through veth, next to the kernel and to testpmd.
     Veth(veth::Options),
+    /// All of them, one after another.
+    All,
 }
 
 fn main() -> anyhow::Result<()> {
-    match Command::parse() {
+    match Arguments::parse().command.unwrap_or(Command::All) {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Dpdk(options) => dpdk::run(&options),
         Command::Veth(options) => veth::run(&options),
+        Command::All => all(),
     }
+}
+
+/// Each in a process of its own: what one left in caches, affinity or DPDK's state is not the next one's.
+fn all() -> anyhow::Result<()> {
+    let program = std::env::current_exe()?;
+    for name in ["pipeline", "dpdk", "veth"] {
+        println!("== {name}");
+        let status = std::process::Command::new(&program).arg(name).status()?;
+        anyhow::ensure!(status.success(), "{name} failed");
+    }
+    Ok(())
 }

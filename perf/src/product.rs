@@ -5,8 +5,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use march_lcore::Clock;
+use crossbeam_queue::ArrayQueue;
+use march_lcore::{Clock, Lcore, LcoreCounters, Parts, frame_ring};
 use march_pipeline::{Counters, Limits, Now, Pipeline, Settings};
+use march_port::Port;
 use march_tables::{Action, PortRange};
 use march_tables::{
     Affinity, Algorithm, BackendState, Config, Generation, MirroredNeighbour, MirroredRoute, Mode,
@@ -113,7 +115,7 @@ fn tcp_or_udp(id: u32) -> u8 {
 }
 
 /// What the client of flow `id` sends.
-fn request(id: u32) -> Tuple {
+pub fn request(id: u32) -> Tuple {
     Tuple {
         source: 0x0d00_0000 | (id >> 6),
         destination: FIRST_VIP + (id >> 1) % VIPS,
@@ -434,6 +436,31 @@ impl Product {
     pub fn evicted(&self) -> u64 {
         self.counters.flows.evicted.get()
     }
+}
+
+/// An lcore with this configuration over two ports, to be turned by hand.
+pub fn lcore<P: Port>(
+    ports: Vec<P>,
+    counters: &Arc<Counters>,
+) -> anyhow::Result<(Lcore<P>, Arc<Generation>)> {
+    let generation = Arc::new(march_tables::build(&config(3_600_000), None)?);
+    let settings = Settings {
+        flows4: 1 << 16,
+        flows6: 1024,
+        seed: (7, 11),
+    };
+    let (punts, _) = frame_ring(64);
+    let (_, kernel) = frame_ring(1);
+    let parts = Parts {
+        pipeline: Pipeline::new(settings, Arc::clone(counters)).context("flow memory")?,
+        counters: Arc::new(LcoreCounters::default()),
+        punts,
+        kernel,
+        requests: Arc::new(ArrayQueue::new(16)),
+        hold_frames: 64,
+        hold_ms: 1_000,
+    };
+    Ok((Lcore::new(ports, parts, &generation), generation))
 }
 
 fn port_of(index: usize) -> u16 {

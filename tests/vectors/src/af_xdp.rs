@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use march_bpf_loader::{AddressSet, NatAddress, Steering, Transit};
 use march_lcore::Lcore;
 use march_port::xsk::{XskConfig, XskPort, XskTarget};
-use march_tables::{Action, Config, Generation};
+use march_tables::{Action, Config, Generation, Mode};
 
 use crate::encode::parse_literal;
 use crate::link::{PacketSocket, enter_namespace, veth};
@@ -58,7 +58,7 @@ impl Wire for Links {
     }
 }
 
-/// What the programs are told: every address that is ours, the kernel's own, and whether rules let anything through.
+/// What the programs are told: every address that is ours, the kernel's own, and whether anything else may concern us.
 fn address_set(config: &Config) -> AddressSet {
     let nat = config.ports.iter().flat_map(|port| {
         let range = (port.nat4.first_port, port.nat4.last_port);
@@ -71,6 +71,8 @@ fn address_set(config: &Config) -> AddressSet {
         })
     });
     let allows = |rule: &march_tables::Rule| rule.action == Action::Allow;
+    // Under `nat` the backends' replies go to the client's own address, which is nobody's here.
+    let keeps_clients = |service: &march_tables::Service| service.mode == Mode::Nat;
     AddressSet {
         kernel: config.local.to_vec(),
         vips: config
@@ -79,7 +81,7 @@ fn address_set(config: &Config) -> AddressSet {
             .map(|service| service.address)
             .collect(),
         nat: nat.collect(),
-        transit: if config.rules.iter().any(allows) {
+        transit: if config.rules.iter().any(allows) || config.services.iter().any(keeps_clients) {
             Transit::Judged
         } else {
             Transit::Denied
