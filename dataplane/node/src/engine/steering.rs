@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use march_bpf_loader::{AddressSet, NatAddress, Transit};
-use march_tables::{Action, Config};
+use march_tables::{Action, Config, Mode};
 
 /// One set for all ports: a VIP or NAT address may be asked for on any of them.
 pub(super) fn address_set(config: &Config) -> AddressSet {
@@ -24,7 +24,9 @@ pub(super) fn address_set(config: &Config) -> AddressSet {
         });
         v4.chain(v6)
     });
-    let allows = config.rules.iter().any(|rule| rule.action == Action::Allow);
+    // Under `nat` the backends' replies go to the client's own address, which is nobody's here.
+    let replies = config.services.iter().any(|service| service.mode == Mode::Nat);
+    let allows = replies || config.rules.iter().any(|rule| rule.action == Action::Allow);
     AddressSet {
         kernel: config.local.to_vec(),
         vips: config
