@@ -17,7 +17,6 @@
     reason = "the loop body of a burst's first stage: a call would spill its result"
 )]
 
-use crate::checksum::fold64;
 use crate::cursor::Cursor;
 use crate::ethernet;
 use crate::ip;
@@ -193,6 +192,15 @@ fn l4<const AT: usize, const LEN: usize>(
     )
 }
 
+/// True if a sum of 32-bit words folds to 0xffff. Adding a register to itself with its halves exchanged puts the sum of
+/// the halves, end-around carry included, into the upper half.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "shifted down to 32 bits")]
+fn folds_to_ones(sum: u64) -> bool {
+    let words = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    words.wrapping_add(words.rotate_left(16)) >> 16 == 0xffff
+}
+
 /// Recognises the common shape of IPv4; `None` means that [`crate::parse`] has to look.
 #[inline(always)]
 pub fn v4(frame: &[u8]) -> Option<FastV4> {
@@ -223,14 +231,12 @@ fn v4_headers(headers: &[u8; V4_HEADERS], len: usize) -> Option<FastV4> {
     const SHAPE_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
     // Everything of the fragment field except "don't fragment" and the reserved bit.
     const FRAGMENT_MASK: u16 = 0x3fff;
+    const LOW: u64 = 0xffff_ffff;
 
     let first = load64::<14, V4_HEADERS>(headers);
     let second = load64::<22, V4_HEADERS>(headers);
     let third = load32::<30, V4_HEADERS>(headers);
-    let (sum, carry_one) = first.overflowing_add(second);
-    let (sum, carry_two) = sum.overflowing_add(u64::from(third));
-    // Two carries cannot overflow: they are worth at most 2 and the halves are folded first.
-    let sum = (sum >> 32) + (sum & 0xffff_ffff) + u64::from(carry_one) + u64::from(carry_two);
+    let sum = (first & LOW) + (first >> 32) + (second & LOW) + (second >> 32) + u64::from(third);
 
     let addresses = load64::<26, V4_HEADERS>(headers);
     let (src, dst) = (load32::<26, V4_HEADERS>(headers), third);
@@ -240,7 +246,7 @@ fn v4_headers(headers: &[u8; V4_HEADERS], len: usize) -> Option<FastV4> {
     let (l4_good, tcp_flags) =
         l4::<V4_L4_OFFSET, V4_HEADERS>(headers, protocol, total.wrapping_sub(20));
     let good = (load32::<12, V4_HEADERS>(headers) & SHAPE_MASK == SHAPE)
-        & (fold64(sum) == 0xffff)
+        & folds_to_ones(sum)
         & (total >= 28)
         & (total as usize + 14 <= len)
         & (fragment & FRAGMENT_MASK == 0)
