@@ -1,9 +1,9 @@
-//! The hot path's parser: one shape of packet, recognised with a single branch.
+//! The hot path's parser: one shape of packet, recognised without a branch that traffic could make unpredictable.
 //!
 //! [`v4`] accepts exactly: untagged, IPv4 without options, not a fragment, TTL above 1, TCP or UDP, and every check of
 //! [`crate::parse`] passed. [`v6`] accepts the same without extension headers. Anything else is `None`: take the general
-//! parser, which says what it is. All conditions are computed and combined with `&`, because traffic mixes TCP with UDP
-//! and a mispredicted branch costs more than all of the arithmetic.
+//! parser, which says what it is. Conditions are combined with `&`: traffic mixes TCP with UDP, and a mispredicted branch
+//! costs more than all of the arithmetic. What the compiler still makes a branch of is one that good traffic never takes.
 //!
 //! **Byte order.** Addresses and ports are *raw*: the wire's bytes in a native load, ready to be hashed, compared and
 //! stored without a swap.
