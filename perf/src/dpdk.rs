@@ -23,8 +23,6 @@ use crate::traffic;
 
 /// Core of both sides.
 const CORE: usize = 1;
-/// Megabytes of both sides' EAL, in ordinary pages, so that the machine needs none set aside.
-const MEGABYTES: u32 = 512;
 /// Frames in the capture: one for each flow.
 const CAPTURED: u32 = 1024;
 
@@ -119,7 +117,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let captures = Captures::write()?;
     let eal = Eal::init(&EalConfig {
         file_prefix: format!("march-perf-{}", std::process::id()),
-        memory: Memory::Ordinary { megabytes: MEGABYTES },
+        // As testpmd: pages of another size would be another machine.
+        memory: Memory::HugePages,
         ..EalConfig::default()
     })?;
     let mut summary = String::from("dpdk Mpps:");
@@ -231,9 +230,15 @@ fn pipeline(ports: Vec<DpdkPort>, duration: Duration) -> anyhow::Result<f64> {
         }
     }
     let elapsed = start.elapsed().as_secs_f64();
-    let (forwarded, dropped) = (counters.ports[0].forwarded.get(), counters.ports[0].dropped());
+    let (forwarded, dropped) = (
+        counters.ports[0].forwarded.get(),
+        counters.ports[0].dropped(),
+    );
     let rate = to_f64(forwarded) / elapsed / 1e6;
-    println!("net_pcap: our lcore, full NAT {rate:.2} Mpps ({:.1} ns), {turns} turns, {dropped} dropped", 1_000.0 / rate);
+    println!(
+        "net_pcap: our lcore, full NAT {rate:.2} Mpps ({:.1} ns), {turns} turns, {dropped} dropped",
+        1_000.0 / rate
+    );
     ensure!(dropped == 0, "{dropped} frames were dropped");
     Ok(rate)
 }
@@ -245,14 +250,21 @@ fn testpmd(pair: &Pair, seconds: u64) -> anyhow::Result<f64> {
         .args(["-s", "INT", &(seconds + 4).to_string(), "dpdk-testpmd"])
         .arg("-l")
         .arg(format!("0,{CORE}"))
-        .args(["--in-memory", "--no-pci", "--no-telemetry", "--no-huge"])
-        .args(["-m", &MEGABYTES.to_string()])
+        .args(["--in-memory", "--no-pci", "--no-telemetry"])
         .arg(format!("--file-prefix=march-perf-t{}", std::process::id()));
     for device in &pair.devices {
         command.arg(format!("--vdev={device}"));
     }
     let output = command
-        .args(["--", "--forward-mode=macswap", "--auto-start", "--burst=64", "--stats-period=1", "--no-lsc-interrupt"])
+        .args([
+            "--",
+            "--forward-mode=macswap",
+            "--auto-start",
+            "--burst=64",
+            "--stats-period=1",
+            "--no-lsc-interrupt",
+            "--total-num-mbufs=16384",
+        ])
         .args(pair.testpmd)
         .stdin(Stdio::null())
         .output()
@@ -269,6 +281,10 @@ fn testpmd(pair: &Pair, seconds: u64) -> anyhow::Result<f64> {
         .map(|ports| ports.iter().sum::<f64>() / 1e6)
         .filter(|rate| *rate > 0.001)
         .collect();
-    ensure!(!seconds.is_empty(), "testpmd said no rate for {}:\n{text}", pair.name);
+    ensure!(
+        !seconds.is_empty(),
+        "testpmd said no rate for {}:\n{text}",
+        pair.name
+    );
     Ok(percentile(&mut seconds, 50))
 }

@@ -16,7 +16,10 @@ mod veth;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "march-perf", about = "The product next to a yardstick, in one run")]
+#[command(
+    name = "march-perf",
+    about = "The product next to a yardstick, in one run"
+)]
 struct Arguments {
     /// What to measure; all of it if nothing is named.
     #[command(subcommand)]

@@ -118,7 +118,7 @@ impl Testpmd {
     pub fn start(lab: &Lab) -> anyhow::Result<Self> {
         let vdev = |number: u32| format!("--vdev=net_af_xdp{number},iface=r{number},force_copy=1");
         let script = format!(
-            "mount -t bpf bpf /sys/fs/bpf; exec nice -n -10 dpdk-testpmd -l 0,{CORE} --in-memory --no-pci --no-telemetry --no-huge -m 256 --file-prefix=mperf{} {} {} -- --forward-mode=io --auto-start --burst=64 --no-lsc-interrupt --stats-period=60",
+            "mount -t bpf bpf /sys/fs/bpf; exec nice -n -10 dpdk-testpmd -l 0,{CORE} --in-memory --no-pci --no-telemetry --file-prefix=mperf{} {} {} -- --forward-mode=io --auto-start --burst=64 --no-lsc-interrupt --stats-period=60 --total-num-mbufs=16384",
             std::process::id(),
             vdev(0),
             vdev(1)
