@@ -43,6 +43,9 @@ impl Lab {
         if tier == Tier::Kernel {
             baseline::start()?;
         } else {
+            if tier == Tier::Socket {
+                topology::route_vips()?;
+            }
             let product = Product::start()?;
             product.apply("lab.yaml", &documents::all(tier))?;
             lab.product = Some(product);

@@ -49,7 +49,9 @@ impl Product {
     pub fn start() -> Result<Self> {
         std::fs::create_dir_all("/run/marchproxy")?;
         let state = sandbox::directory("state")?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // With a worker of its own, so that connections close although nobody waits for them.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()?;
         let mut product = Self {

@@ -51,12 +51,17 @@ fn outer(afterwards: Afterwards) -> Result<bool> {
     let report = reports.path().join("outcome");
     let mut command = enter(afterwards)?;
     command.env(INNER, &report).stdin(Stdio::null());
-    let mut child = command.spawn().context("cannot start unshare")?;
     if afterwards == Afterwards::CleanUp {
-        return Ok(child.wait()?.success());
+        return Ok(command.status().context("cannot start unshare")?.success());
     }
-    // Kept: the inner process writes its outcome and stays.
+    // Kept: nobody may hold on to our own output, or whoever reads it waits for the lab to end.
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().context("cannot start unshare")?;
+    drop(command);
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::stdout()));
     loop {
+        // The inner process writes its outcome and stays.
         if let Some(status) = child.try_wait()? {
             bail!("the lab ended with {status}");
         }
@@ -154,7 +159,7 @@ fn look_around(unshare: u32) -> Result<()> {
             children.split_whitespace().next().map(str::to_owned)
         },
     )?;
-    let ctl = crate::product::binary("marchctl")?;
+    let ctl = std::env::current_exe()?.with_file_name("marchctl");
     let inside = format!("nsenter -t {inner} -m -n -p --");
     println!("\nThe lab stays. Look around with, for example:\n");
     for what in ["get ports", "get services", "stats", "drops", "history"] {

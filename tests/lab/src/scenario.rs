@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::findings::Findings;
 use crate::lab::Lab;
+use crate::sandbox::Afterwards;
 use crate::tier::Tier;
 use crate::topology::Offloads;
 
@@ -214,20 +215,29 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
 }
 
 /// Runs a scenario on a tier, in the sandbox.
-pub fn run(scenario: &Scenario, tier: Tier) -> Findings {
+pub fn run(scenario: &Scenario, tier: Tier, afterwards: Afterwards) -> Findings {
     let mut findings = Findings::default();
-    let outcome = match scenario.start {
-        Carrying(offloads, steps) => {
-            Lab::start(tier, offloads).and_then(|mut lab| finish(&mut lab, &mut findings, steps))
-        }
-        Bare(steps) => {
-            Lab::bare(tier, Off).and_then(|mut lab| finish(&mut lab, &mut findings, steps))
-        }
+    let (lab, steps) = match scenario.start {
+        Carrying(offloads, steps) => (Lab::start(tier, offloads), steps),
+        Bare(steps) => (Lab::bare(tier, Off), steps),
     };
+    let outcome = lab.and_then(|mut lab| {
+        let outcome = finish(&mut lab, &mut findings, steps);
+        leave(lab, afterwards);
+        outcome
+    });
     if let Err(error) = outcome {
         findings.failure(format!("{} on {tier}", scenario.name), &error);
     }
     findings
+}
+
+/// Ends what runs in the lab, or lets it run on.
+fn leave(lab: Lab, afterwards: Afterwards) {
+    match afterwards {
+        Afterwards::CleanUp => drop(lab),
+        Afterwards::Keep => std::mem::forget(lab),
+    }
 }
 
 /// A scenario of the tour and what it found.
@@ -253,7 +263,7 @@ const TOUR: [&str; 9] = [
 ];
 
 /// Starts one lab and goes through [`TOUR`] in it, telling what it does. The kernel is only there to be compared with.
-pub fn tour(tier: Tier) -> Vec<Toured> {
+pub fn tour(tier: Tier, afterwards: Afterwards) -> Vec<Toured> {
     let words = if tier == Tier::Kernel {
         &["iperf"][..]
     } else {
@@ -296,6 +306,7 @@ pub fn tour(tier: Tier) -> Vec<Toured> {
             findings,
         });
     }
+    leave(lab, afterwards);
     toured
 }
 

@@ -115,6 +115,15 @@ fn links() -> Result<()> {
     command::ip_batch(None, &lines)
 }
 
+/// Routes the client's VIPs to the proxy. In the socket tier the VIPs sit on the proxy's `lo`, and nobody answers for them on the link:
+/// the network has to route them there.
+pub fn route_vips() -> Result<()> {
+    command::ip_batch(
+        Some("client"),
+        &format!("route add {VIP4}/32 via {PROXY4}\nroute add {VIP6}/128 via {PROXY6}\n"),
+    )
+}
+
 fn client() -> Result<()> {
     command::ip_batch(
         Some("client"),

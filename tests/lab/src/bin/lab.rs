@@ -80,14 +80,16 @@ fn main() -> ExitCode {
             scenario,
             keep,
         } => {
-            return sandbox::run(afterwards(keep), || run(&scenario, tier));
+            return sandbox::run(afterwards(keep), || run(&scenario, tier, afterwards(keep)));
         }
         Action::Tour {
             tier,
             findings,
             keep,
         } => {
-            return sandbox::run(afterwards(keep), || tour(tier, findings.as_deref()));
+            return sandbox::run(afterwards(keep), || {
+                tour(tier, findings.as_deref(), afterwards(keep))
+            });
         }
         Action::Serve { name } => servers::serve(&name),
         Action::Load(plan) => load::run(&plan),
@@ -110,17 +112,17 @@ fn afterwards(keep: bool) -> Afterwards {
     }
 }
 
-fn tour(tier: Tier, file: Option<&Path>) -> Result<bool> {
-    let toured = scenario::tour(tier);
+fn tour(tier: Tier, file: Option<&Path>, afterwards: Afterwards) -> Result<bool> {
+    let toured = scenario::tour(tier, afterwards);
     if let Some(file) = file {
         std::fs::write(file, serde_json::to_vec(&toured)?)?;
     }
     Ok(toured.iter().all(|toured| toured.findings.all_good()))
 }
 
-fn run(name: &str, tier: Tier) -> Result<bool> {
+fn run(name: &str, tier: Tier, afterwards: Afterwards) -> Result<bool> {
     let scenario =
         scenario::find(name).with_context(|| format!("no scenario `{name}`; see `lab list`"))?;
     println!("{name} on {tier}: {}", scenario.about);
-    Ok(scenario::run(scenario, tier).all_good())
+    Ok(scenario::run(scenario, tier, afterwards).all_good())
 }

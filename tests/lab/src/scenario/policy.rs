@@ -54,21 +54,10 @@ pub(super) fn denied(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
 
 /// What `marchctl explain` says about a tuple, as JSON.
 fn explained(lab: &Lab, source: &str, destination: &str, port: &str) -> Result<serde_json::Value> {
-    let output = lab.product().ctl_ok([
-        "explain",
-        "--source",
-        source,
-        "--source-port",
-        "40000",
-        "--destination",
-        destination,
-        "--port",
-        port,
-        "--protocol",
-        "tcp",
-        "-o",
-        "json",
-    ])?;
+    let (from, to) = (format!("{source}:40000"), format!("{destination}:{port}"));
+    let output = lab
+        .product()
+        .ctl_ok(["explain", "--port", "wan", &from, &to, "-o", "json"])?;
     Ok(serde_json::from_str(&output)?)
 }
 
