@@ -127,6 +127,10 @@ pub async fn serve(options: Options, mut stop: watch::Receiver<bool>) -> Result<
         }
     };
     socket::remove(&options.socket);
+    let closed = shared.with_store(|_, store| store.checkpoint().map_err(errors::store));
+    if let Err(error) = closed.await {
+        tracing::warn!(event = "store.not_checkpointed", error = error.message());
+    }
     tracing::info!(
         event = "daemon.stopped",
         revision = shared.desired().revision

@@ -93,8 +93,8 @@ fn create_directories(flags: &Flags) -> anyhow::Result<()> {
 
 /// JSON unless a person is watching; `MARCHPROXY_LOG` filters.
 fn start_logs() {
-    let filter =
-        EnvFilter::try_from_env("MARCHPROXY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("MARCHPROXY_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,rusqlite_migration=warn"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

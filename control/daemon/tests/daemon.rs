@@ -31,13 +31,17 @@ impl Daemon {
     }
 
     fn spawn(directory: &tempfile::TempDir) -> Child {
+        Self::spawn_with(directory, "off", Stdio::null())
+    }
+
+    fn spawn_with(directory: &tempfile::TempDir, metrics: &str, stderr: Stdio) -> Child {
         Command::new(env!("CARGO_BIN_EXE_marchd"))
             .arg("--socket")
             .arg(directory.path().join("run/marchd.sock"))
             .arg("--state-dir")
             .arg(directory.path().join("state"))
-            .args(["--metrics", "off"])
-            .stderr(Stdio::null())
+            .args(["--metrics", metrics])
+            .stderr(stderr)
             .spawn()
             .unwrap()
     }
@@ -403,6 +407,8 @@ async fn sigterm_ends_sessions_and_removes_the_socket() {
         .await
         .unwrap()
         .into_inner();
+    apply(&mut client, &rule("a", 1), 0).await;
+    node.push().await;
     let exit = tokio::task::spawn_blocking(move || (daemon.terminate(), daemon));
     assert_eq!(node.next().await.unwrap_err().code(), Code::Unavailable);
     assert!(matches!(watch.message().await, Ok(None) | Err(_)));
@@ -410,6 +416,11 @@ async fn sigterm_ends_sessions_and_removes_the_socket() {
     let (status, daemon) = exit.await.unwrap();
     assert!(status.success(), "{status}");
     assert!(!daemon.socket().exists());
+    let journal = std::fs::metadata(daemon.directory.path().join("state/marchd.db-wal"));
+    assert!(
+        journal.map_or(0, |journal| journal.len()) == 0,
+        "all is in the main file"
+    );
 }
 
 #[tokio::test]
@@ -633,6 +644,75 @@ async fn stranger_asks() {
         .await
         .unwrap_err();
     println!("refused: {:?} {}", refused.code(), refused.message());
+}
+
+/// One HTTP request, whole answer.
+fn http_get(address: std::net::SocketAddr, path: &str) -> Option<String> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_served_on_loopback_only_and_logs_are_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let child = Daemon::spawn_with(&directory, &address.to_string(), Stdio::piped());
+    let mut daemon = Daemon { directory, child };
+    let mut client = daemon.client().await;
+    apply(&mut client, &rule("a", 1), 0).await;
+    let health = eventually("health is served", || async {
+        http_get(address, "/healthz")
+    })
+    .await;
+    assert!(
+        health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok\n"),
+        "{health}"
+    );
+    let metrics = http_get(address, "/metrics").unwrap();
+    assert!(
+        metrics.contains("\nmarchproxy_head_revision 1\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("\nmarchproxy_nodes{state=\"running\"} 0\n"),
+        "{metrics}"
+    );
+    assert!(
+        http_get(address, "/other")
+            .unwrap()
+            .starts_with("HTTP/1.1 404 ")
+    );
+    drop(client);
+    let mut logs = daemon.child.stderr.take().unwrap();
+    assert!(daemon.terminate().success());
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut logs, &mut text).unwrap();
+    let events = [
+        "daemon.started",
+        "revision.committed",
+        "daemon.stopping",
+        "daemon.stopped",
+    ];
+    let mut lines = text.lines();
+    for event in events {
+        let field = format!("\"event\":\"{event}\"");
+        let line = lines.find(|line| line.contains(&field));
+        assert!(
+            line.is_some_and(|line| line.starts_with('{') && line.ends_with('}')),
+            "{event} in {text}"
+        );
+    }
+
+    let open = Daemon::spawn_with(&tempfile::tempdir().unwrap(), "0.0.0.0:0", Stdio::null())
+        .wait()
+        .unwrap();
+    assert!(!open.success(), "metrics on every address are refused");
 }
 
 #[tokio::test]

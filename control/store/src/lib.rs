@@ -171,6 +171,14 @@ impl Store {
         select.query_map([number], |row| row.get(0))?.collect()
     }
 
+    /// Moves everything into the main file, for an orderly end. Without it the next start does the same.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        self.connection
+            .query_row(checkpoint, [], |_| Ok(()))
+            .map_err(|error| self.failed(error))
+    }
+
     /// The newest audit entries, newest first.
     pub fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
         let read = || -> rusqlite::Result<Vec<AuditEntry>> {
