@@ -195,7 +195,6 @@ fn l4<const AT: usize, const LEN: usize>(
 /// True if a sum of 32-bit words folds to 0xffff. Adding a register to itself with its halves exchanged puts the sum of
 /// the halves, end-around carry included, into the upper half.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "shifted down to 32 bits")]
 fn folds_to_ones(sum: u64) -> bool {
     let words = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
     words.wrapping_add(words.rotate_left(16)) >> 16 == 0xffff
