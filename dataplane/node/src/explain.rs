@@ -22,17 +22,27 @@ pub fn explain(
     ports: &[FastPort],
     tier: &str,
 ) -> Result<Explanation, String> {
-    let ingress = if query.port.is_empty() { 0 } else {
-        port_id(ports, &query.port).ok_or_else(|| format!("this node drives no port `{}`", query.port))?
+    let ingress = if query.port.is_empty() {
+        0
+    } else {
+        port_id(ports, &query.port)
+            .ok_or_else(|| format!("this node drives no port `{}`", query.port))?
     };
-    let port = ports.get(usize::from(ingress)).ok_or("this node drives no port, so no packet arrives on one")?;
+    let port = ports
+        .get(usize::from(ingress))
+        .ok_or("this node drives no port, so no packet arrives on one")?;
     let frame = match query.packet.as_ref().ok_or("the query names no packet")? {
         Asked::Frame(frame) => frame.clone(),
         Asked::Tuple(tuple) => frame_of(tuple, port.mac)?,
     };
-    let told = march_pipeline::explain(generation, ingress, &frame).map_err(|error| error.to_string())?;
+    let told =
+        march_pipeline::explain(generation, ingress, &frame).map_err(|error| error.to_string())?;
     let said = |stage: &str| {
-        told.stations.iter().find(|station| station.stage == stage).map(|station| station.said.clone()).unwrap_or_default()
+        told.stations
+            .iter()
+            .find(|station| station.stage == stage)
+            .map(|station| station.said.clone())
+            .unwrap_or_default()
     };
     let (verdict, reason, egress) = words(told.verdict);
     let names = names(generation, ingress, &frame, &told.frame);
@@ -40,12 +50,23 @@ pub fn explain(
         verdict: verdict.to_owned(),
         reason,
         ingress: port.name.clone(),
-        egress: egress.and_then(|id| ports.get(usize::from(id))).map(|port| port.name.clone()).unwrap_or_default(),
+        egress: egress
+            .and_then(|id| ports.get(usize::from(id)))
+            .map(|port| port.name.clone())
+            .unwrap_or_default(),
         service: names.service,
         rule: names.rule,
         pool: names.pool,
-        backend: if said("backend").is_empty() { String::new() } else { names.backend },
-        rewritten: if matches!(told.verdict, Verdict::Forward { .. }) { tuple_text(&told.frame) } else { String::new() },
+        backend: if said("backend").is_empty() {
+            String::new()
+        } else {
+            names.backend
+        },
+        rewritten: if matches!(told.verdict, Verdict::Forward { .. }) {
+            tuple_text(&told.frame)
+        } else {
+            String::new()
+        },
         tier: tier.to_owned(),
         revision: generation.revision,
         generation: generation.id,
@@ -54,7 +75,10 @@ pub fn explain(
 }
 
 fn step(station: Station) -> ExplainStep {
-    ExplainStep { stage: station.stage.to_owned(), detail: station.said }
+    ExplainStep {
+        stage: station.stage.to_owned(),
+        detail: station.said,
+    }
 }
 
 fn words(verdict: Verdict) -> (&'static str, String, Option<PortId>) {
@@ -68,11 +92,16 @@ fn words(verdict: Verdict) -> (&'static str, String, Option<PortId>) {
 }
 
 fn frame_of(tuple: &PacketTuple, mac: [u8; 6]) -> Result<Vec<u8>, String> {
-    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| format!("`{text}` is not an IP address"));
+    let address = |text: &str| {
+        text.parse::<IpAddr>()
+            .map_err(|_| format!("`{text}` is not an IP address"))
+    };
     let port = |number: u32| u16::try_from(number).map_err(|_| format!("{number} is not a port"));
     let (source, destination) = (address(&tuple.source)?, address(&tuple.destination)?);
     if source.is_ipv4() != destination.is_ipv4() {
-        return Err(format!("{source} and {destination} are not of one address family"));
+        return Err(format!(
+            "{source} and {destination} are not of one address family"
+        ));
     }
     let (from, to) = (port(tuple.source_port)?, port(tuple.destination_port)?);
     let packet = match (source, destination) {
@@ -86,7 +115,11 @@ fn frame_of(tuple: &PacketTuple, mac: [u8; 6]) -> Result<Vec<u8>, String> {
         "udp" => packet.udp(from, to),
         "icmp" => packet.icmp(8, 0, 1 << 16),
         "icmpv6" => packet.icmp(128, 0, 1 << 16),
-        other => return Err(format!("`{other}` is not a protocol; write tcp, udp, icmp or icmpv6")),
+        other => {
+            return Err(format!(
+                "`{other}` is not a protocol; write tcp, udp, icmp or icmpv6"
+            ));
+        }
     };
     Ok(packet.build())
 }
@@ -102,15 +135,26 @@ struct Names {
 /// Whose names the packet met: the same look-ups that the pipeline makes.
 fn names(generation: &Generation, ingress: PortId, before: &[u8], after: &[u8]) -> Names {
     let mut names = Names::default();
-    let Ok(Packet::Ip(packet)) = parse(before) else { return names };
+    let Ok(Packet::Ip(packet)) = parse(before) else {
+        return names;
+    };
     let found = if let Some(tuple) = packet.tuple::<Ipv4Addr, _>(before) {
-        (generation.rules.classify(&tuple, ingress), service_of(generation, &tuple))
+        (
+            generation.rules.classify(&tuple, ingress),
+            service_of(generation, &tuple),
+        )
     } else if let Some(tuple) = packet.tuple::<Ipv6Addr, _>(before) {
-        (generation.rules.classify(&tuple, ingress), service_of(generation, &tuple))
+        (
+            generation.rules.classify(&tuple, ingress),
+            service_of(generation, &tuple),
+        )
     } else {
         (None, None)
     };
-    if let Some(rule) = found.0.and_then(|matched| generation.rules.get(matched.rule)) {
+    if let Some(rule) = found
+        .0
+        .and_then(|matched| generation.rules.get(matched.rule))
+    {
         rule.name.as_ref().clone_into(&mut names.rule);
     }
     if let Some(id) = found.1 {
@@ -127,19 +171,28 @@ fn names(generation: &Generation, ingress: PortId, before: &[u8], after: &[u8]) 
 }
 
 fn service_of<A: Address>(generation: &Generation, tuple: &FiveTuple<A>) -> Option<ServiceId> {
-    generation.services.lookup(tuple.dst, tuple.protocol, tuple.dst_port)
+    generation
+        .services
+        .lookup(tuple.dst, tuple.protocol, tuple.dst_port)
 }
 
 /// Source and destination of a frame.
 fn ends(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
-    let Ok(Packet::Ip(packet)) = parse(frame) else { return None };
+    let Ok(Packet::Ip(packet)) = parse(frame) else {
+        return None;
+    };
     let (source, destination) = packet.ip_addresses(frame)?;
     let (from, to) = packet.ports();
-    Some((SocketAddr::new(source, from), SocketAddr::new(destination, to)))
+    Some((
+        SocketAddr::new(source, from),
+        SocketAddr::new(destination, to),
+    ))
 }
 
 fn tuple_text(frame: &[u8]) -> String {
-    ends(frame).map(|(source, destination)| format!("{source} -> {destination}")).unwrap_or_default()
+    ends(frame)
+        .map(|(source, destination)| format!("{source} -> {destination}"))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -170,16 +223,35 @@ mod tests {
             source_port: 40_000,
             destination_port: 80,
         };
-        ExplainQuery { port: String::new(), packet: Some(Asked::Tuple(tuple)) }
+        ExplainQuery {
+            port: String::new(),
+            packet: Some(Asked::Tuple(tuple)),
+        }
     }
 
     #[test]
     fn a_packet_for_nobody_is_dropped_with_its_reason() {
-        let table = march_tables::PortTable { mac: port().mac, mtu: 1500, ..march_tables::PortTable::default() };
-        let config = march_tables::Config { ports: [table].into(), ..march_tables::Config::default() };
+        let table = march_tables::PortTable {
+            mac: port().mac,
+            mtu: 1500,
+            ..march_tables::PortTable::default()
+        };
+        let config = march_tables::Config {
+            ports: [table].into(),
+            ..march_tables::Config::default()
+        };
         let generation = march_tables::build(&config, None).expect("builds");
-        let told = explain(&query("tcp", "198.51.100.1"), &generation, &[port()], "af_xdp").expect("an answer");
-        assert_eq!((told.verdict.as_str(), told.reason.as_str()), ("drop", "no_service"));
+        let told = explain(
+            &query("tcp", "198.51.100.1"),
+            &generation,
+            &[port()],
+            "af_xdp",
+        )
+        .expect("an answer");
+        assert_eq!(
+            (told.verdict.as_str(), told.reason.as_str()),
+            ("drop", "no_service")
+        );
         assert_eq!(told.ingress, "wan0");
         assert!(!told.steps.is_empty());
     }
@@ -187,7 +259,8 @@ mod tests {
     #[test]
     fn a_bad_question_is_answered_in_words() {
         let generation = Generation::empty();
-        let error = |query: &ExplainQuery| explain(query, &generation, &[port()], "af_xdp").unwrap_err();
+        let error =
+            |query: &ExplainQuery| explain(query, &generation, &[port()], "af_xdp").unwrap_err();
         assert!(error(&query("sctp", "198.51.100.1")).contains("sctp"));
         assert!(error(&query("tcp", "2001:db8::1")).contains("address family"));
         assert!(error(&query("tcp", "nonsense")).contains("nonsense"));

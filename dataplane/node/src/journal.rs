@@ -78,10 +78,12 @@ pub enum Entry {
         /// The driver that had it.
         driver: String,
     },
-    /// A service's address was put on the loopback interface.
+    /// A service's address was put on an interface.
     ServiceAddress {
         /// The address.
         address: IpAddr,
+        /// Interface name.
+        interface: String,
     },
 }
 

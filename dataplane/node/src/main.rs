@@ -22,12 +22,16 @@ use tracing_subscriber::EnvFilter;
 const FAILED: u8 = 1;
 const NOT_GIVEN_BACK: u8 = 3;
 
-/// The data plane of one `MarchProxy` node.
+/// The data plane of one MarchProxy node.
 ///
 /// Takes its configuration from marchd, or from its last good revision when marchd is not there. Interfaces that it takes
 /// are given back when it ends; after a crash, at its next start or by --detach.
 #[derive(Debug, Parser)]
 #[command(name = "marchdp", version, about)]
+#[expect(
+    clippy::doc_markdown,
+    reason = "help text for a terminal, which shows backticks as they are"
+)]
 struct Arguments {
     /// Name of this node, as Port documents refer to it [default: the host name]
     #[arg(long)]
@@ -89,7 +93,11 @@ enum Idle {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(arguments.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(event = "agent.failed", %error, "no runtime");
@@ -100,12 +108,20 @@ fn main() -> ExitCode {
         Ok(failures) if failures.is_empty() => ExitCode::SUCCESS,
         Ok(failures) => {
             for failure in failures {
-                tracing::error!(event = "takeover.not_given_back", failure, "not given back; run marchdp --detach");
+                tracing::error!(
+                    event = "takeover.not_given_back",
+                    failure,
+                    "not given back; run marchdp --detach"
+                );
             }
             ExitCode::from(NOT_GIVEN_BACK)
         }
         Err(error) => {
-            tracing::error!(event = "agent.failed", error = format!("{error:#}"), "marchdp cannot run");
+            tracing::error!(
+                event = "agent.failed",
+                error = format!("{error:#}"),
+                "marchdp cannot run"
+            );
             ExitCode::from(FAILED)
         }
     }
@@ -113,7 +129,10 @@ fn main() -> ExitCode {
 
 fn start_log(form: Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match form {
         Log::Json => log.json().flatten_event(true).init(),
         Log::Text => log.with_target(false).init(),
@@ -126,7 +145,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
         None => host_name()?,
     };
     for directory in [&arguments.state_dir, &arguments.run_dir] {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let _lock = lock(&arguments.run_dir, &node)?;
     if arguments.detach {
@@ -136,7 +156,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
         node,
         socket: arguments.socket,
         state_dir: arguments.state_dir,
-        taking: if arguments.force { Taking::Forced } else { Taking::Guarded },
+        taking: if arguments.force {
+            Taking::Forced
+        } else {
+            Taking::Guarded
+        },
         tier_limit: arguments.tier_limit,
         lcores: LcoreOptions {
             cpus: arguments.lcores,
@@ -148,7 +172,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
             flows4: arguments.flows4,
             flows6: arguments.flows6,
         },
-        ssh_client: std::env::var("SSH_CONNECTION").ok().as_deref().and_then(ssh_client),
+        ssh_client: std::env::var("SSH_CONNECTION")
+            .ok()
+            .as_deref()
+            .and_then(ssh_client),
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -184,12 +211,18 @@ async fn detach(state_dir: &Path) -> anyhow::Result<Vec<String>> {
     let mut takeover = Takeover::open(state_dir, kernel.handle.clone())?;
     let count = takeover.outstanding();
     let failures = takeover.give_back().await;
-    tracing::info!(event = "takeover.detached", changes = count, not_given_back = failures.len(), "detached");
+    tracing::info!(
+        event = "takeover.detached",
+        changes = count,
+        not_given_back = failures.len(),
+        "detached"
+    );
     Ok(failures)
 }
 
 fn host_name() -> anyhow::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name; use --node")?;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .context("cannot read the host name; use --node")?;
     Ok(name.trim().to_owned())
 }
 
@@ -198,7 +231,10 @@ fn lock(run_dir: &Path, node: &str) -> anyhow::Result<File> {
     let path = run_dir.join(format!("marchdp-{node}.lock"));
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another marchdp runs as node {node} ({} is locked)", path.display());
+        bail!(
+            "another marchdp runs as node {node} ({} is locked)",
+            path.display()
+        );
     }
     Ok(file)
 }

@@ -41,12 +41,19 @@ pub fn specs(state: &State, node: &str) -> Result<Vec<PortSpec>, Vec<FieldError>
     for (metadata, port) in state.ports().filter(|(_, port)| port.node.as_str() == node) {
         let document = format!("Port/{}", metadata.name);
         let request = port.tier.to_string().parse().unwrap_or_else(|message| {
-            errors.push(FieldError::of_document(document.clone(), "spec.tier", message));
+            errors.push(FieldError::of_document(
+                document.clone(),
+                "spec.tier",
+                message,
+            ));
             Request::Auto
         });
         let interface = port.interface.as_str().to_owned();
         if let Some(other) = specs.iter().find(|spec| spec.interface == interface) {
-            let message = format!("port {} of this node has interface {interface} already", other.name);
+            let message = format!(
+                "port {} of this node has interface {interface} already",
+                other.name
+            );
             errors.push(FieldError::of_document(document, "spec.interface", message));
         }
         specs.push(PortSpec {
@@ -57,11 +64,24 @@ pub fn specs(state: &State, node: &str) -> Result<Vec<PortSpec>, Vec<FieldError>
             nat_ports: (port.nat.ports.first(), port.nat.ports.last()),
         });
     }
-    if errors.is_empty() { Ok(specs) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(specs)
+    } else {
+        Err(errors)
+    }
 }
 
 /// What decides whether the engine must start anew: names, interfaces and tiers, not NAT.
 #[must_use]
 pub fn shape(specs: &[PortSpec]) -> Vec<(String, String, Request)> {
-    specs.iter().map(|spec| (spec.name.clone(), spec.interface.clone(), spec.request.clone())).collect()
+    specs
+        .iter()
+        .map(|spec| {
+            (
+                spec.name.clone(),
+                spec.interface.clone(),
+                spec.request.clone(),
+            )
+        })
+        .collect()
 }

@@ -74,7 +74,13 @@ async fn hold(
 ) -> String {
     let channel = match march_proto::connect::channel(socket).await {
         Ok(channel) => channel,
-        Err(error) => return format!("cannot reach marchd on {}: {}", socket.display(), chain(&error)),
+        Err(error) => {
+            return format!(
+                "cannot reach marchd on {}: {}",
+                socket.display(),
+                chain(&error)
+            );
+        }
     };
     let (sender, receiver) = mpsc::channel(OUTGOING);
     let Running { revision, hash } = running.borrow().clone();
@@ -84,7 +90,13 @@ async fn hold(
         running_revision: revision,
         running_hash: hash,
     };
-    if sender.send(NodeMessage { message: Some(ToDaemon::Hello(hello)) }).await.is_err() {
+    if sender
+        .send(NodeMessage {
+            message: Some(ToDaemon::Hello(hello)),
+        })
+        .await
+        .is_err()
+    {
         return "the session ended before it began".to_owned();
     }
     let mut client = march_proto::connect::node(channel);
@@ -98,8 +110,14 @@ async fn hold(
     loop {
         match stream.message().await {
             Ok(Some(message)) => {
-                let Some(message) = message.message else { continue };
-                if inbound.send(Inbound::Message(Box::new(message), Instant::now())).await.is_err() {
+                let Some(message) = message.message else {
+                    continue;
+                };
+                if inbound
+                    .send(Inbound::Message(Box::new(message), Instant::now()))
+                    .await
+                    .is_err()
+                {
                     return "the agent stopped".to_owned();
                 }
             }

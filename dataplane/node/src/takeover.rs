@@ -15,7 +15,7 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 
 use crate::journal::{Entry, Journal, JournalError};
-use crate::kernel::change::{self, Arp};
+use crate::kernel::change::{self, Added, Arp};
 use crate::kernel::{KernelError, Prefix, sysctl};
 use crate::last_good::{hex, unhex};
 
@@ -86,7 +86,7 @@ impl Takeover {
                 .and_then(|()| Ok(self.journal.remove(&entry)?))
             {
                 Ok(()) => {
-                    tracing::info!(event = "takeover.given_back", what = %describe(&entry), "given back")
+                    tracing::info!(event = "takeover.given_back", what = %describe(&entry), "given back");
                 }
                 Err(error) => {
                     tracing::error!(event = "takeover.give_back_failed", what = %describe(&entry), %error, "not given back");
@@ -182,16 +182,38 @@ impl Takeover {
         Ok(())
     }
 
-    /// Notes that a service's address is about to be put on the loopback interface.
-    pub fn note_service_address(&mut self, address: IpAddr) -> Result<(), TakeoverError> {
-        Ok(self.journal.add(Entry::ServiceAddress { address })?)
+    /// Puts a service's address on an interface. One that is there already is not ours to take away.
+    pub async fn put_service_address(
+        &mut self,
+        address: IpAddr,
+        interface: &str,
+    ) -> Result<(), TakeoverError> {
+        let entry = Entry::ServiceAddress {
+            address,
+            interface: interface.to_owned(),
+        };
+        let is_ours = self.journal.entries().contains(&entry);
+        let link = self.index_of(interface).await?;
+        self.journal.add(entry.clone())?;
+        let added = change::add_service_address(&self.handle, address, link).await?;
+        if added == Added::AlreadyThere && !is_ours {
+            self.journal.remove(&entry)?;
+        }
+        Ok(())
     }
 
-    /// Takes a service's address off the loopback interface, if it was put there.
-    pub async fn drop_service_address(&mut self, address: IpAddr) -> Result<(), TakeoverError> {
-        let entry = Entry::ServiceAddress { address };
+    /// Takes a service's address off an interface, if it was put there.
+    pub async fn drop_service_address(
+        &mut self,
+        address: IpAddr,
+        interface: &str,
+    ) -> Result<(), TakeoverError> {
+        let entry = Entry::ServiceAddress {
+            address,
+            interface: interface.to_owned(),
+        };
         if self.journal.entries().contains(&entry) {
-            change::remove_service_address(&self.handle, address).await?;
+            self.undo(&entry).await?;
             self.journal.remove(&entry)?;
         }
         Ok(())
@@ -323,8 +345,12 @@ impl Takeover {
             }
             Entry::IngressDrop { interface } => Ok(change::allow_ingress(interface).await?),
             Entry::Driver { device, driver } => bind(device, driver),
-            Entry::ServiceAddress { address } => {
-                Ok(change::remove_service_address(&self.handle, *address).await?)
+            Entry::ServiceAddress { address, interface } => {
+                // An interface that is gone took the address with it.
+                let Some(link) = change::index_of(&self.handle, interface).await? else {
+                    return Ok(());
+                };
+                Ok(change::remove_service_address(&self.handle, *address, link).await?)
             }
         }
     }
@@ -389,8 +415,8 @@ fn describe(entry: &Entry) -> String {
         Entry::IngressDrop { interface } => format!("reception by the kernel on {interface}"),
         Entry::Twin { name } => format!("twin {name}"),
         Entry::Driver { device, driver } => format!("device {device} to driver {driver}"),
-        Entry::ServiceAddress { address } => {
-            format!("service address {address} on the loopback interface")
+        Entry::ServiceAddress { address, interface } => {
+            format!("service address {address} on {interface}")
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use march_pipeline::TrafficCounters;
 use march_proto::v1::{
-    BackendTelemetry, DropTelemetry, FlowTelemetry, LcoreTelemetry, NamedCount, PortTelemetry, ServiceTelemetry,
-    Telemetry, TierReason,
+    BackendTelemetry, DropTelemetry, FlowTelemetry, LcoreTelemetry, NamedCount, PortTelemetry,
+    ServiceTelemetry, Telemetry, TierReason,
 };
 use march_socket::TierReading;
 use march_wire::DropReason;
@@ -38,19 +38,37 @@ pub struct Sources<'a> {
 /// The report; the caller fills in revision, hash and generation.
 #[must_use]
 pub fn telemetry(sources: &Sources<'_>) -> Telemetry {
-    let mut report = Telemetry { ports: ports(sources), ..Telemetry::default() };
+    let mut report = Telemetry {
+        ports: ports(sources),
+        ..Telemetry::default()
+    };
     match sources.engine {
         Engine::Idle => report.backends = backends(sources, |_| Traffic::default()),
         Engine::Fast(engine) => {
             let traffic = &engine.lcore().traffic;
-            report.services = services(sources, |index| traffic.services.get(index).map(Traffic::of).unwrap_or_default());
+            report.services = services(sources, |index| {
+                traffic
+                    .services
+                    .get(index)
+                    .map(Traffic::of)
+                    .unwrap_or_default()
+            });
             report.backends = backends(sources, |slot| {
-                traffic.backends.get(usize::from(slot)).map(Traffic::of).unwrap_or_default()
+                traffic
+                    .backends
+                    .get(usize::from(slot))
+                    .map(Traffic::of)
+                    .unwrap_or_default()
             });
             report.drops = drops(engine);
             report.lcores = vec![lcore(engine)];
             report.flows = Some(FlowTelemetry {
-                live: traffic.flows.live.iter().map(march_pipeline::Counter::get).sum(),
+                live: traffic
+                    .flows
+                    .live
+                    .iter()
+                    .map(march_pipeline::Counter::get)
+                    .sum(),
                 capacity: sources.flow_capacity,
                 created: traffic.flows.created.get(),
                 expired: traffic.flows.expired.get(),
@@ -90,14 +108,22 @@ fn described(name: &str, status: &PortStatus, kernel: &KernelState) -> PortTelem
     PortTelemetry {
         name: name.to_owned(),
         interface: status.interface.clone(),
-        tier: placement.tier.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        tier: placement
+            .tier
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), ToString::to_string),
         reasons: placement
             .passed
             .iter()
-            .map(|passed| TierReason { tier: passed.tier.to_string(), why: passed.why.clone() })
+            .map(|passed| TierReason {
+                tier: passed.tier.to_string(),
+                why: passed.why.clone(),
+            })
             .collect(),
         state: match link {
-            Some(link) if placement.tier.is_some() && !(link.is_up && link.has_carrier) => "down".to_owned(),
+            Some(link) if placement.tier.is_some() && !(link.is_up && link.has_carrier) => {
+                "down".to_owned()
+            }
             _ => placement.state.as_str().to_owned(),
         },
         mac: link.map(|link| mac_text(link.mac)).unwrap_or_default(),
@@ -130,7 +156,10 @@ fn count(port: &mut PortTelemetry, engine: &FastEngine, index: usize) {
     port.originated = counts
         .originated
         .iter()
-        .map(|(name, count)| NamedCount { name: (*name).to_owned(), count: *count })
+        .map(|(name, count)| NamedCount {
+            name: (*name).to_owned(),
+            count: *count,
+        })
         .collect();
 }
 
@@ -158,8 +187,18 @@ fn lcore(engine: &FastEngine) -> LcoreTelemetry {
         cpu: u32::try_from(lcore.cpu).unwrap_or(u32::MAX),
         busy_cycles: lcore.counters.busy_cycles.get(),
         idle_cycles: lcore.counters.idle_cycles.get(),
-        bursts: lcore.counters.bursts.iter().map(march_pipeline::Counter::get).sum(),
-        packets: lcore.traffic.ports.iter().map(|port| port.rx_frames.get()).sum(),
+        bursts: lcore
+            .counters
+            .bursts
+            .iter()
+            .map(march_pipeline::Counter::get)
+            .sum(),
+        packets: lcore
+            .traffic
+            .ports
+            .iter()
+            .map(|port| port.rx_frames.get())
+            .sum(),
     }
 }
 
@@ -184,7 +223,9 @@ impl Traffic {
 }
 
 fn services(sources: &Sources<'_>, traffic: impl Fn(usize) -> Traffic) -> Vec<ServiceTelemetry> {
-    let Some(compiled) = sources.compiled else { return Vec::new() };
+    let Some(compiled) = sources.compiled else {
+        return Vec::new();
+    };
     compiled
         .config
         .services
@@ -207,22 +248,35 @@ fn services(sources: &Sources<'_>, traffic: impl Fn(usize) -> Traffic) -> Vec<Se
 }
 
 fn backends(sources: &Sources<'_>, traffic: impl Fn(u16) -> Traffic) -> Vec<BackendTelemetry> {
-    let Some(compiled) = sources.compiled else { return Vec::new() };
-    let targets: BTreeMap<u16, &TargetState> =
-        sources.targets.iter().map(|state| (state.target.slot, state)).collect();
+    let Some(compiled) = sources.compiled else {
+        return Vec::new();
+    };
+    let targets: BTreeMap<u16, &TargetState> = sources
+        .targets
+        .iter()
+        .map(|state| (state.target.slot, state))
+        .collect();
     compiled
         .backends
         .iter()
         .map(|(slot, key)| {
             let target = targets.get(slot);
             let traffic = traffic(*slot);
-            let unchecked = if compiled.checked_pools.contains(&key.pool) { "unknown" } else { "unchecked" };
+            let unchecked = if compiled.checked_pools.contains(&key.pool) {
+                "unknown"
+            } else {
+                "unchecked"
+            };
             BackendTelemetry {
                 pool: key.pool.clone(),
                 address: key.address.to_string(),
                 port: u32::from(key.port),
-                health: target.map_or(unchecked, |state| state.health.as_str()).to_owned(),
-                health_detail: target.map(|state| state.reason.to_string()).unwrap_or_default(),
+                health: target
+                    .map_or(unchecked, |state| state.health.as_str())
+                    .to_owned(),
+                health_detail: target
+                    .map(|state| state.reason.to_string())
+                    .unwrap_or_default(),
                 admin: sources.admin.of(key).as_str().to_owned(),
                 active_flows: traffic.active_flows,
                 new_flows: traffic.new_flows,
@@ -238,12 +292,15 @@ fn backends(sources: &Sources<'_>, traffic: impl Fn(u16) -> Traffic) -> Vec<Back
 /// The socket tier counts connections and bytes; packets are the kernel's.
 fn socket(sources: &Sources<'_>, ports: &[String], reading: &TierReading, report: &mut Telemetry) {
     report.services = services(sources, |index| {
-        reading.services.get(index).map_or_else(Traffic::default, |service| Traffic {
-            packets: [0; 2],
-            bytes: [service.bytes_in, service.bytes_out],
-            new_flows: service.accepted,
-            active_flows: service.active,
-        })
+        reading
+            .services
+            .get(index)
+            .map_or_else(Traffic::default, |service| Traffic {
+                packets: [0; 2],
+                bytes: [service.bytes_in, service.bytes_out],
+                new_flows: service.accepted,
+                active_flows: service.active,
+            })
     });
     for service in &mut report.services {
         "socket".clone_into(&mut service.tier);

@@ -20,11 +20,17 @@ const INSIDE: &str = "MARCHDP_TEST_NAMESPACE";
 fn in_namespace<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
     if std::env::var(INSIDE).is_ok_and(|inside| inside == name) {
         run(&["ip", "link", "set", "lo", "up"]);
-        run(&["ip", "link", "add", "left", "type", "veth", "peer", "name", "right"]);
+        run(&[
+            "ip", "link", "add", "left", "type", "veth", "peer", "name", "right",
+        ]);
         for link in ["left", "right"] {
             run(&["ip", "link", "set", link, "up"]);
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(body());
         return;
     }
@@ -40,8 +46,15 @@ fn in_namespace<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
 }
 
 fn run(command: &[&str]) -> String {
-    let output = Command::new(command[0]).args(&command[1..]).output().expect("the command starts");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(command[0])
+        .args(&command[1..])
+        .output()
+        .expect("the command starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -53,7 +66,11 @@ async fn until(kernel: &Kernel, what: &str, is_so: impl Fn(&KernelState) -> bool
         if is_so(&kernel.mirror.read()) {
             return;
         }
-        assert!(Instant::now() < deadline, "the mirror does not see: {what}\n{:#?}", *kernel.mirror.read());
+        assert!(
+            Instant::now() < deadline,
+            "the mirror does not see: {what}\n{:#?}",
+            *kernel.mirror.read()
+        );
         let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
     }
 }
@@ -66,15 +83,36 @@ fn prefix(text: &str, len: u8) -> Prefix {
 fn mirror_sees_changes() {
     in_namespace("mirror_sees_changes", || async {
         let kernel = Kernel::connect().await.expect("connects");
-        let left = kernel.mirror.read().link_named("left").expect("the link was there before").index;
+        let left = kernel
+            .mirror
+            .read()
+            .link_named("left")
+            .expect("the link was there before")
+            .index;
         run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "left"]);
-        until(&kernel, "an address", |state| state.is_local([192, 0, 2, 1].into())).await;
+        until(&kernel, "an address", |state| {
+            state.is_local([192, 0, 2, 1].into())
+        })
+        .await;
         run(&["ip", "route", "add", "10.0.0.0/8", "via", "192.0.2.254"]);
         run(&["ip", "-6", "route", "add", "2001:db8::/32", "dev", "left"]);
-        let has = |state: &KernelState, wanted: Prefix| state.routes.keys().any(|key| key.prefix == wanted);
-        until(&kernel, "both routes", |state| has(state, prefix("10.0.0.0", 8)) && has(state, prefix("2001:db8::", 32)))
-            .await;
-        run(&["ip", "neigh", "add", "192.0.2.254", "lladdr", "02:00:00:00:00:99", "dev", "left"]);
+        let has = |state: &KernelState, wanted: Prefix| {
+            state.routes.keys().any(|key| key.prefix == wanted)
+        };
+        until(&kernel, "both routes", |state| {
+            has(state, prefix("10.0.0.0", 8)) && has(state, prefix("2001:db8::", 32))
+        })
+        .await;
+        run(&[
+            "ip",
+            "neigh",
+            "add",
+            "192.0.2.254",
+            "lladdr",
+            "02:00:00:00:00:99",
+            "dev",
+            "left",
+        ]);
         until(&kernel, "a neighbour", |state| {
             let entry = state.neighbours.get(&(left, [192, 0, 2, 254].into()));
             entry.is_some_and(|entry| entry.mac == Some([2, 0, 0, 0, 0, 0x99]))
@@ -84,9 +122,15 @@ fn mirror_sees_changes() {
         until(&kernel, "an MTU", |state| state.links[&left].mtu == 1400).await;
         // The kernel drops these IPv4 routes without a notification.
         run(&["ip", "link", "set", "left", "down"]);
-        until(&kernel, "the routes of a link that went down", |state| !has(state, prefix("10.0.0.0", 8))).await;
+        until(&kernel, "the routes of a link that went down", |state| {
+            !has(state, prefix("10.0.0.0", 8))
+        })
+        .await;
         run(&["ip", "link", "del", "left"]);
-        until(&kernel, "a link that is gone", |state| !state.links.contains_key(&left)).await;
+        until(&kernel, "a link that is gone", |state| {
+            !state.links.contains_key(&left)
+        })
+        .await;
     });
 }
 
@@ -94,12 +138,28 @@ fn mirror_sees_changes() {
 fn mirror_takes_the_hops_of_a_multipath_route() {
     in_namespace("mirror_takes_the_hops_of_a_multipath_route", || async {
         run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "left"]);
-        run(&["ip", "route", "add", "10.0.0.0/8", "nexthop", "via", "192.0.2.2", "nexthop", "via", "192.0.2.3"]);
+        run(&[
+            "ip",
+            "route",
+            "add",
+            "10.0.0.0/8",
+            "nexthop",
+            "via",
+            "192.0.2.2",
+            "nexthop",
+            "via",
+            "192.0.2.3",
+        ]);
         let kernel = Kernel::connect().await.expect("connects");
         let state = kernel.mirror.read();
         let (_, route) = state.route_for([10, 1, 1, 1].into()).expect("a route");
-        let RouteAction::Forward(hops) = &route.action else { panic!("{route:?}") };
-        let gateways: Vec<String> = hops.iter().filter_map(|hop| Some(hop.gateway?.to_string())).collect();
+        let RouteAction::Forward(hops) = &route.action else {
+            panic!("{route:?}")
+        };
+        let gateways: Vec<String> = hops
+            .iter()
+            .filter_map(|hop| Some(hop.gateway?.to_string()))
+            .collect();
         assert_eq!(gateways, ["192.0.2.2", "192.0.2.3"]);
     });
 }
@@ -108,7 +168,10 @@ fn mirror_takes_the_hops_of_a_multipath_route() {
 fn resolver_makes_the_kernel_find_a_neighbour() {
     in_namespace("resolver_makes_the_kernel_find_a_neighbour", || async {
         // The other end lives in a namespace of its own, held by a sleeping process.
-        let mut holder = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().expect("starts");
+        let mut holder = Command::new("unshare")
+            .args(["--net", "sleep", "60"])
+            .spawn()
+            .expect("starts");
         let pid = holder.id().to_string();
         let own = std::fs::read_link("/proc/self/ns/net").expect("readable");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -119,23 +182,57 @@ fn resolver_makes_the_kernel_find_a_neighbour() {
         run(&["ip", "link", "set", "right", "netns", &pid]);
         let there = |command: &[&str]| run(&[&["nsenter", "-t", &pid, "-n"], command].concat());
         there(&["ip", "addr", "add", "192.0.2.2/24", "dev", "right"]);
-        there(&["ip", "-6", "addr", "add", "2001:db8::2/64", "dev", "right", "nodad"]);
+        there(&[
+            "ip",
+            "-6",
+            "addr",
+            "add",
+            "2001:db8::2/64",
+            "dev",
+            "right",
+            "nodad",
+        ]);
         there(&["ip", "link", "set", "right", "up"]);
         run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "left"]);
-        run(&["ip", "-6", "addr", "add", "2001:db8::1/64", "dev", "left", "nodad"]);
+        run(&[
+            "ip",
+            "-6",
+            "addr",
+            "add",
+            "2001:db8::1/64",
+            "dev",
+            "left",
+            "nodad",
+        ]);
         let kernel = Kernel::connect().await.expect("connects");
-        let left = kernel.mirror.read().link_named("left").expect("a link").index;
-        let mut resolver = Resolver::new(kernel.handle.clone());
-        let wanted = [(left, "192.0.2.2".parse().expect("v4")), (left, "2001:db8::2".parse().expect("v6"))];
+        let left = kernel
+            .mirror
+            .read()
+            .link_named("left")
+            .expect("a link")
+            .index;
+        let mut resolver = Resolver::new(kernel.nudges.clone());
+        let wanted = [
+            (left, "192.0.2.2".parse().expect("v4")),
+            (left, "2001:db8::2".parse().expect("v6")),
+        ];
         resolver.set_wanted(BTreeSet::from(wanted));
-        let is_known = |state: &KernelState, key| state.neighbours.get(&key).is_some_and(|entry| entry.mac.is_some());
+        let is_known = |state: &KernelState, key| {
+            state
+                .neighbours
+                .get(&key)
+                .is_some_and(|entry| entry.mac.is_some())
+        };
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let known = wanted.map(|key| is_known(&kernel.mirror.read(), key));
             if known == [true, true] {
                 break;
             }
-            assert!(Instant::now() < deadline, "neighbours stay unknown: {known:?}");
+            assert!(
+                Instant::now() < deadline,
+                "neighbours stay unknown: {known:?}"
+            );
             resolver.tick(|_, _| false);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -158,24 +255,66 @@ fn shown() -> String {
 /// Takes everything that can be taken of `left`.
 async fn take_everything(state_dir: &Path) -> (Kernel, Takeover, twin::Tap) {
     let kernel = Kernel::connect().await.expect("connects");
-    let link = kernel.mirror.read().link_named("left").expect("a link").clone();
+    let link = kernel
+        .mirror
+        .read()
+        .link_named("left")
+        .expect("a link")
+        .clone();
     let mut takeover = Takeover::open(state_dir, kernel.handle.clone()).expect("opens");
     takeover.stop_forwarding("left").expect("writes");
-    let carried = takeover.take_addresses("left", link.index).await.expect("takes");
-    takeover.silence("left", link.index).await.expect("silences");
-    let (tap, index) = twin::create(&kernel.handle, "left", link.mac, link.mtu).await.expect("makes a twin");
+    let carried = takeover
+        .take_addresses("left", link.index)
+        .await
+        .expect("takes");
+    takeover
+        .silence("left", link.index)
+        .await
+        .expect("silences");
+    let (tap, index) = twin::create(&kernel.handle, "left", link.mac, link.mtu)
+        .await
+        .expect("makes a twin");
     takeover.put_on(&carried, index).await.expect("moves");
-    takeover.set_blackholes(&BTreeSet::from([prefix("203.0.113.10", 32)])).await.expect("adds");
+    takeover
+        .set_blackholes(&BTreeSet::from([prefix("203.0.113.10", 32)]))
+        .await
+        .expect("adds");
     (kernel, takeover, tap)
 }
 
 fn configure_left() {
     run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "left"]);
     run(&["ip", "addr", "add", "192.0.2.7/24", "dev", "left"]);
-    run(&["ip", "-6", "addr", "add", "2001:db8::1/64", "dev", "left", "nodad"]);
-    run(&["ip", "route", "add", "10.0.0.0/8", "via", "192.0.2.254", "metric", "50"]);
+    run(&[
+        "ip",
+        "-6",
+        "addr",
+        "add",
+        "2001:db8::1/64",
+        "dev",
+        "left",
+        "nodad",
+    ]);
+    run(&[
+        "ip",
+        "route",
+        "add",
+        "10.0.0.0/8",
+        "via",
+        "192.0.2.254",
+        "metric",
+        "50",
+    ]);
     run(&["ip", "route", "add", "default", "via", "192.0.2.254"]);
-    run(&["ip", "-6", "route", "add", "2001:db8:1::/48", "via", "2001:db8::fe"]);
+    run(&[
+        "ip",
+        "-6",
+        "route",
+        "add",
+        "2001:db8:1::/48",
+        "via",
+        "2001:db8::fe",
+    ]);
     sysctl::write("/proc/sys/net/ipv4/conf/left/forwarding", "1").expect("writable");
     // Until duplicate address detection of the link-local address is over, its flags differ.
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -187,27 +326,43 @@ fn configure_left() {
 
 #[test]
 fn takeover_moves_everything_to_the_twin_and_gives_everything_back() {
-    in_namespace("takeover_moves_everything_to_the_twin_and_gives_everything_back", || async {
-        configure_left();
-        let before = shown();
-        let directory = tempfile::tempdir().expect("a directory");
-        let (_kernel, mut takeover, tap) = take_everything(directory.path()).await;
-        let on_twin = run(&["ip", "-br", "addr", "show", "dev", "mp-left"]);
-        for address in ["192.0.2.1/24", "192.0.2.7/24", "2001:db8::1/64"] {
-            assert!(on_twin.contains(address), "{address} is not on the twin: {on_twin}");
-        }
-        let routes = run(&["ip", "route"]);
-        assert!(routes.contains("10.0.0.0/8 via 192.0.2.254 dev mp-left"), "{routes}");
-        assert!(routes.contains("blackhole 203.0.113.10"), "{routes}");
-        assert!(run(&["ip", "-6", "route"]).contains("2001:db8:1::/48 via 2001:db8::fe dev mp-left"));
-        assert!(run(&["nft", "list", "ruleset"]).contains("policy drop"));
-        assert_ne!(shown(), before);
-        drop(tap);
-        assert_eq!(takeover.give_back().await, Vec::<String>::new());
-        assert_eq!(takeover.outstanding(), 0);
-        assert_eq!(shown(), before);
-        assert_eq!(takeover.give_back().await, Vec::<String>::new(), "giving back twice is harmless");
-    });
+    in_namespace(
+        "takeover_moves_everything_to_the_twin_and_gives_everything_back",
+        || async {
+            configure_left();
+            let before = shown();
+            let directory = tempfile::tempdir().expect("a directory");
+            let (_kernel, mut takeover, tap) = take_everything(directory.path()).await;
+            let on_twin = run(&["ip", "-br", "addr", "show", "dev", "mp-left"]);
+            for address in ["192.0.2.1/24", "192.0.2.7/24", "2001:db8::1/64"] {
+                assert!(
+                    on_twin.contains(address),
+                    "{address} is not on the twin: {on_twin}"
+                );
+            }
+            let routes = run(&["ip", "route"]);
+            assert!(
+                routes.contains("10.0.0.0/8 via 192.0.2.254 dev mp-left"),
+                "{routes}"
+            );
+            assert!(routes.contains("blackhole 203.0.113.10"), "{routes}");
+            assert!(
+                run(&["ip", "-6", "route"])
+                    .contains("2001:db8:1::/48 via 2001:db8::fe dev mp-left")
+            );
+            assert!(run(&["nft", "list", "ruleset"]).contains("policy drop"));
+            assert_ne!(shown(), before);
+            drop(tap);
+            assert_eq!(takeover.give_back().await, Vec::<String>::new());
+            assert_eq!(takeover.outstanding(), 0);
+            assert_eq!(shown(), before);
+            assert_eq!(
+                takeover.give_back().await,
+                Vec::<String>::new(),
+                "giving back twice is harmless"
+            );
+        },
+    );
 }
 
 #[test]
@@ -215,7 +370,10 @@ fn takeover_is_undone_after_a_kill() {
     const NAME: &str = "takeover_is_undone_after_a_kill";
     const VICTIM: &str = "MARCHDP_TEST_VICTIM";
     if let Ok(directory) = std::env::var(VICTIM) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
             let _taken = take_everything(Path::new(&directory)).await;
             std::fs::write(Path::new(&directory).join("taken"), b"").expect("writes");
@@ -234,7 +392,10 @@ fn takeover_is_undone_after_a_kill() {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !directory.path().join("taken").exists() {
             assert!(Instant::now() < deadline, "nothing was taken");
-            assert!(victim.try_wait().expect("a child").is_none(), "the victim ended by itself");
+            assert!(
+                victim.try_wait().expect("a child").is_none(),
+                "the victim ended by itself"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         victim.kill().expect("kills");

@@ -15,10 +15,15 @@ use crate::session::Running;
 
 impl Agent {
     /// Makes `desired` what this node runs, or refuses it and changes nothing.
-    pub(super) async fn apply(&mut self, desired: Desired, received: Instant) -> Result<Timings, Vec<FieldError>> {
+    pub(super) async fn apply(
+        &mut self,
+        desired: Desired,
+        received: Instant,
+    ) -> Result<Timings, Vec<FieldError>> {
         let specs = specs(&desired.state, &self.options.node)?;
         self.check(&desired, &specs)?;
-        let is_reshaped = shape(&specs) != shape(&self.specs) || matches!(self.engine, Engine::Idle);
+        let is_reshaped =
+            shape(&specs) != shape(&self.specs) || matches!(self.engine, Engine::Idle);
         let hash = desired.state.hash().to_string();
         let revision = desired.revision;
         self.specs = specs;
@@ -37,7 +42,11 @@ impl Agent {
 
     /// Compiles for ports as documented, before any interface is touched.
     fn check(&self, desired: &Desired, specs: &[PortSpec]) -> Result<(), Vec<FieldError>> {
-        let ports: Vec<FastPort> = specs.iter().zip(0..).map(|(spec, index)| documented(spec, index)).collect();
+        let ports: Vec<FastPort> = specs
+            .iter()
+            .zip(0..)
+            .map(|(spec, index)| documented(spec, index))
+            .collect();
         let mut slots = self.slots.clone();
         let compiled = {
             let kernel = self.kernel.mirror.read();
@@ -52,7 +61,9 @@ impl Agent {
             compile::compile(&inputs, &mut slots)?
         };
         check_limits(&compiled.config)?;
-        march_tables::build(&compiled.config, None).map(|_| ()).map_err(|error| vec![field_error(&error)])
+        march_tables::build(&compiled.config, None)
+            .map(|_| ())
+            .map_err(|error| vec![field_error(&error)])
     }
 
     /// NAT changes are a generation, not another engine.
@@ -80,7 +91,9 @@ impl Agent {
     }
 
     pub(super) fn compile(&mut self, ports: &[FastPort]) -> Result<Compiled, Vec<FieldError>> {
-        let Some(desired) = &self.desired else { return Err(Vec::new()) };
+        let Some(desired) = &self.desired else {
+            return Err(Vec::new());
+        };
         let kernel = self.kernel.mirror.read();
         let inputs = Inputs {
             revision: desired.revision,
@@ -99,15 +112,21 @@ impl Agent {
             _ => Vec::new(),
         };
         let compiled = self.compile(&ports)?;
-        let is_same = self.compiled.as_ref().is_some_and(|last| last.config == compiled.config);
-        let mut timings = Timings { generation: self.publisher.current().id, ..Timings::default() };
+        let is_same = self
+            .compiled
+            .as_ref()
+            .is_some_and(|last| last.config == compiled.config);
+        let mut timings = Timings {
+            generation: self.publisher.current().id,
+            ..Timings::default()
+        };
         if is_same {
             timings.compiled_us = micros(received);
             timings.published_us = timings.compiled_us;
         } else {
             let current = self.publisher.current();
-            let generation =
-                march_tables::build(&compiled.config, Some(&current)).map_err(|error| vec![field_error(&error)])?;
+            let generation = march_tables::build(&compiled.config, Some(&current))
+                .map_err(|error| vec![field_error(&error)])?;
             timings.compiled_us = micros(received);
             timings.generation = generation.id;
             self.publisher.publish(generation);
@@ -117,8 +136,16 @@ impl Agent {
         if let Engine::Fast(engine) = &self.engine
             && !engine.wait_for_generation(timings.generation).await
         {
-            tracing::error!(event = "generation.not_running", generation = timings.generation, "an lcore does not follow");
-            return Err(vec![FieldError::of_document("", "", "an lcore does not take the new generation".to_owned())]);
+            tracing::error!(
+                event = "generation.not_running",
+                generation = timings.generation,
+                "an lcore does not follow"
+            );
+            return Err(vec![FieldError::of_document(
+                "",
+                "",
+                "an lcore does not take the new generation".to_owned(),
+            )]);
         }
         self.follow_up().await;
         timings.running_us = micros(received);
@@ -131,13 +158,23 @@ impl Agent {
             Engine::Fast(_) => compiled.owned.clone(),
             _ => std::collections::BTreeSet::new(),
         };
-        let trouble = self.takeover.set_blackholes(&owned).await.err().map(|error| error.to_string());
+        let trouble = self
+            .takeover
+            .set_blackholes(&owned)
+            .await
+            .err()
+            .map(|error| error.to_string());
         if let Some(trouble) = &trouble {
-            tracing::error!(event = "takeover.blackhole_failed", trouble, "the kernel may answer for a service's address");
+            tracing::error!(
+                event = "takeover.blackhole_failed",
+                trouble,
+                "the kernel may answer for a service's address"
+            );
         }
         self.note_trouble("blackhole", trouble);
         self.resolver.set_wanted(compiled.next_hops.clone());
-        self.unhealthy.retain(|slot| compiled.targets.iter().any(|target| target.slot == *slot));
+        self.unhealthy
+            .retain(|slot| compiled.targets.iter().any(|target| target.slot == *slot));
         self.targets.send_if_modified(|targets| {
             let is_new = *targets != compiled.targets;
             targets.clone_from(&compiled.targets);
@@ -148,13 +185,19 @@ impl Agent {
 
     /// What must come after the lcores run the generation: steering programs, or the socket tier's listeners.
     pub(super) async fn follow_up(&mut self) {
-        let Some(compiled) = &self.compiled else { return };
+        let Some(compiled) = &self.compiled else {
+            return;
+        };
         let trouble = match &mut self.engine {
             Engine::Idle => None,
-            Engine::Fast(engine) => engine.steer(&compiled.config).err().map(|error| error.to_string()),
+            Engine::Fast(engine) => engine
+                .steer(&compiled.config)
+                .err()
+                .map(|error| error.to_string()),
             Engine::Socket(engine) => {
                 let generation = self.publisher.current();
-                match engine.publish(&compiled.config, generation, &mut self.takeover).await {
+                let homes = engine.homes(&compiled.config, &self.kernel.mirror.read());
+                match engine.publish(homes, generation, &mut self.takeover).await {
                     Ok(failures) if failures.is_empty() => None,
                     Ok(failures) => Some(failures.join("; ")),
                     Err(error) => Some(error.to_string()),
@@ -164,7 +207,11 @@ impl Agent {
         if let Some(trouble) = &trouble
             && self.troubles.get("steering") != Some(trouble)
         {
-            tracing::error!(event = "engine.not_steered", trouble, "traffic does not reach every service");
+            tracing::error!(
+                event = "engine.not_steered",
+                trouble,
+                "traffic does not reach every service"
+            );
         }
         self.note_trouble("steering", trouble);
     }
@@ -196,10 +243,18 @@ fn check_limits(config: &Config) -> Result<(), Vec<FieldError>> {
         .into_iter()
         .filter(|(_, count, limit)| count > limit)
         .map(|(what, count, limit)| {
-            FieldError::of_document("", what, format!("{count} {what} are more than the {limit} that one node can run"))
+            FieldError::of_document(
+                "",
+                what,
+                format!("{count} {what} are more than the {limit} that one node can run"),
+            )
         })
         .collect();
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
 }
 
 fn field_error(error: &BuildError) -> FieldError {

@@ -28,7 +28,11 @@ impl Agent {
             Inbound::Disconnected(reason) => {
                 // Said once, not at every attempt.
                 if self.outgoing.take().is_some() || !self.troubles.contains_key("session") {
-                    tracing::warn!(event = "session.down", reason, "no session with marchd; the running revision stays");
+                    tracing::warn!(
+                        event = "session.down",
+                        reason,
+                        "no session with marchd; the running revision stays"
+                    );
                 }
                 self.note_trouble("session", Some(reason));
             }
@@ -44,13 +48,19 @@ impl Agent {
                 self.on_push(snapshot.revision, state, received).await;
             }
             FromDaemon::Delta(delta) => {
-                let held = self.desired.as_ref().filter(|desired| desired.revision == delta.from);
+                let held = self
+                    .desired
+                    .as_ref()
+                    .filter(|desired| desired.revision == delta.from);
                 let state = match held {
                     Some(held) => state_of_delta(&held.state, &delta).map_err(|invalid| invalid.0),
                     None => Err(vec![FieldError::of_document(
                         "",
                         "from",
-                        format!("this node does not hold revision {}, on which the delta stands", delta.from),
+                        format!(
+                            "this node does not hold revision {}, on which the delta stands",
+                            delta.from
+                        ),
                     )]),
                 };
                 self.on_push(delta.to, state, received).await;
@@ -72,7 +82,12 @@ impl Agent {
         }
     }
 
-    async fn on_push(&mut self, revision: u64, state: Result<State, Vec<FieldError>>, received: Instant) {
+    async fn on_push(
+        &mut self,
+        revision: u64,
+        state: Result<State, Vec<FieldError>>,
+        received: Instant,
+    ) {
         let verified_us = micros(received);
         let result = match state {
             Ok(state) => {
@@ -94,15 +109,24 @@ impl Agent {
                 );
                 self.note_trouble("revision", None);
                 self.keep_last_good();
-                self.tell(ToDaemon::Ack(Ack { revision, timings: Some(timings) }));
+                self.tell(ToDaemon::Ack(Ack {
+                    revision,
+                    timings: Some(timings),
+                }));
             }
             Err(errors) => {
                 for error in &errors {
                     tracing::error!(event = "revision.refused", revision, %error, "this node refuses the revision");
                 }
                 let first = errors.first().map(ToString::to_string).unwrap_or_default();
-                self.note_trouble("revision", Some(format!("revision {revision} is refused: {first}")));
-                self.tell(ToDaemon::Nack(Nack { revision, errors: errors.into_iter().map(Into::into).collect() }));
+                self.note_trouble(
+                    "revision",
+                    Some(format!("revision {revision} is refused: {first}")),
+                );
+                self.tell(ToDaemon::Nack(Nack {
+                    revision,
+                    errors: errors.into_iter().map(Into::into).collect(),
+                }));
             }
         }
         self.report();
@@ -128,7 +152,10 @@ impl Agent {
             }
             None => Reply::Error("this node does not know that question".to_owned()),
         };
-        self.tell(ToDaemon::QueryReply(QueryReply { id: query.id, reply: Some(reply) }));
+        self.tell(ToDaemon::QueryReply(QueryReply {
+            id: query.id,
+            reply: Some(reply),
+        }));
     }
 
     fn take_admins(&mut self, list: Vec<BackendAdmin>) {
@@ -140,7 +167,11 @@ impl Agent {
         Stored {
             revision: desired.revision,
             content_hash: desired.state.hash().to_string(),
-            documents: desired.state.documents().map(|document| document.canonical().to_owned()).collect(),
+            documents: desired
+                .state
+                .documents()
+                .map(|document| document.canonical().to_owned())
+                .collect(),
             admin_states: self
                 .admin_list
                 .iter()
@@ -168,9 +199,15 @@ impl Agent {
     }
 
     fn note_disk(&mut self, result: Result<(), crate::last_good::LastGoodError>) {
-        let trouble = result.err().map(|error| format!("last-good cannot be kept: {error}"));
+        let trouble = result
+            .err()
+            .map(|error| format!("last-good cannot be kept: {error}"));
         if let Some(trouble) = &trouble {
-            tracing::error!(event = "last_good.not_kept", trouble, "a restart without marchd would run an older revision");
+            tracing::error!(
+                event = "last_good.not_kept",
+                trouble,
+                "a restart without marchd would run an older revision"
+            );
         }
         self.note_trouble("last-good", trouble);
     }
@@ -181,7 +218,10 @@ impl Agent {
             tracing::error!(event = "last_good.damaged", %error, "a last-good file cannot be used");
         }
         let Some(stored) = stored else {
-            tracing::info!(event = "last_good.none", "nothing to start from; waiting for marchd");
+            tracing::info!(
+                event = "last_good.none",
+                "nothing to start from; waiting for marchd"
+            );
             return;
         };
         let revision = stored.revision;
@@ -189,15 +229,24 @@ impl Agent {
             pool: admin.pool.clone(),
             address: admin.address.clone(),
             port: admin.port,
-            state: AdminState::from_str_name(&admin.state).unwrap_or_default().into(),
+            state: AdminState::from_str_name(&admin.state)
+                .unwrap_or_default()
+                .into(),
         });
         self.take_admins(admins.collect());
         let result = match State::from_canonical(stored.documents.iter().map(String::as_str)) {
-            Ok(state) => self.apply(Desired { revision, state }, Instant::now()).await,
+            Ok(state) => {
+                self.apply(Desired { revision, state }, Instant::now())
+                    .await
+            }
             Err(invalid) => Err(invalid.0),
         };
         match result {
-            Ok(_) => tracing::info!(event = "last_good.running", revision, "running the last good revision"),
+            Ok(_) => tracing::info!(
+                event = "last_good.running",
+                revision,
+                "running the last good revision"
+            ),
             Err(errors) => {
                 for error in errors {
                     tracing::error!(event = "last_good.refused", revision, %error, "the last good revision cannot run");
@@ -221,7 +270,11 @@ fn admin_states(list: &[BackendAdmin]) -> AdminStates {
         };
         match (entry.address.parse(), u16::try_from(entry.port)) {
             (Ok(address), Ok(port)) => states.set(entry.pool.clone(), address, port, admin),
-            _ => tracing::error!(event = "session.bad_admin_state", ?entry, "marchd sent a backend that cannot be"),
+            _ => tracing::error!(
+                event = "session.bad_admin_state",
+                ?entry,
+                "marchd sent a backend that cannot be"
+            ),
         }
     }
     states

@@ -131,7 +131,7 @@ impl Agent {
         let (running, running_seen) = watch::channel(Running::default());
         let limits = crate::engine::counter_limits();
         let mut agent = Self {
-            resolver: Resolver::new(kernel.handle.clone()),
+            resolver: Resolver::new(kernel.nudges.clone()),
             last_good: LastGood::new(&options.state_dir),
             publisher: Publisher::new(Generation::empty()),
             traffic: Arc::new(Counters::new(limits)),
@@ -161,15 +161,24 @@ impl Agent {
         };
         agent.start_from_last_good().await;
         // Only now: `Hello` says what runs.
-        session::spawn(agent.options.socket.clone(), agent.options.node.clone(), running_seen, inbound_sender);
+        session::spawn(
+            agent.options.socket.clone(),
+            agent.options.node.clone(),
+            running_seen,
+            inbound_sender,
+        );
         Ok(agent)
     }
 
     /// What a scrape shows, refreshed once a second.
-    #[must_use]
     pub fn snapshot(&self) -> impl Fn() -> Snapshot + Send + Sync + use<> {
         let snapshot = Arc::clone(&self.snapshot);
-        move || snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        move || {
+            snapshot
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        }
     }
 
     /// Notes why this node does not do as configured, or that it does again.
@@ -206,16 +215,28 @@ impl Agent {
     }
 
     async fn stop(mut self) -> Vec<String> {
-        tracing::info!(event = "agent.stopping", "stopping; interfaces are given back");
+        tracing::info!(
+            event = "agent.stopping",
+            "stopping; interfaces are given back"
+        );
         self.stop_engine();
         let failures = self.takeover.give_back().await;
-        tracing::info!(event = "agent.stopped", not_given_back = failures.len(), "stopped");
+        tracing::info!(
+            event = "agent.stopped",
+            not_given_back = failures.len(),
+            "stopped"
+        );
         failures
     }
 
     async fn on_health(&mut self, event: &HealthEvent) {
-        let backend = self.compiled.as_ref().and_then(|compiled| compiled.backends.get(&event.slot));
-        let backend = backend.map(|key| format!("{} of pool {}", key.address, key.pool)).unwrap_or_default();
+        let backend = self
+            .compiled
+            .as_ref()
+            .and_then(|compiled| compiled.backends.get(&event.slot));
+        let backend = backend
+            .map(|key| format!("{} of pool {}", key.address, key.pool))
+            .unwrap_or_default();
         if event.healthy {
             tracing::info!(event = "health.up", backend, reason = %event.reason, "backend takes new flows");
             self.unhealthy.remove(&event.slot);
@@ -229,7 +250,11 @@ impl Agent {
     async fn on_kernel_change(&mut self) {
         let present = self.present_interfaces();
         if present != self.seen_interfaces && !self.specs.is_empty() {
-            tracing::info!(event = "agent.interfaces_changed", ?present, "interfaces came or went; ports are placed again");
+            tracing::info!(
+                event = "agent.interfaces_changed",
+                ?present,
+                "interfaces came or went; ports are placed again"
+            );
             self.failed.clear();
             self.place_ports().await;
         }
@@ -257,19 +282,28 @@ impl Agent {
         {
             let kernel = self.kernel.mirror.read();
             self.resolver.tick(|link, address| {
-                kernel.neighbours.get(&(link, address)).is_some_and(|neighbour| neighbour.mac.is_some())
+                kernel
+                    .neighbours
+                    .get(&(link, address))
+                    .is_some_and(|neighbour| neighbour.mac.is_some())
             });
         }
         if self.publisher.reclaim() == 0 {
             let traffic = &self.traffic;
             self.slots.release(|slot| {
-                traffic.backends.get(usize::from(slot)).is_none_or(|backend| backend.flows.get() == 0)
+                traffic
+                    .backends
+                    .get(usize::from(slot))
+                    .is_none_or(|backend| backend.flows.get() == 0)
             });
         }
         if let Engine::Fast(engine) = &self.engine
             && !engine.lcore().is_running()
         {
-            tracing::error!(event = "engine.lcore_ended", "an lcore ended by a bug; the engine starts again");
+            tracing::error!(
+                event = "engine.lcore_ended",
+                "an lcore ended by a bug; the engine starts again"
+            );
             self.place_ports().await;
             self.refresh("lcore").await;
         }
@@ -320,7 +354,9 @@ impl Agent {
     /// Sends a message to the daemon, if the session stands. A session that does not keep up loses telemetry first.
     fn tell(&mut self, message: march_proto::v1::node_message::Message) {
         if let Some(outgoing) = &self.outgoing
-            && let Err(mpsc::error::TrySendError::Closed(_)) = outgoing.try_send(NodeMessage { message: Some(message) })
+            && let Err(mpsc::error::TrySendError::Closed(_)) = outgoing.try_send(NodeMessage {
+                message: Some(message),
+            })
         {
             self.outgoing = None;
         }

@@ -8,7 +8,9 @@ use march_pipeline::Counters;
 use super::Agent;
 use super::apply::first_generation;
 use crate::engine::{self, Engine, EngineError, PlannedPort, SocketEngine, counter_limits};
-use crate::ladder::{Assessment, Facts, Limits, Placement, PortState, agree, assess, guarded_links};
+use crate::ladder::{
+    Assessment, Facts, Limits, Placement, PortState, agree, assess, guarded_links,
+};
 use crate::ports::PortStatus;
 
 impl Agent {
@@ -17,7 +19,10 @@ impl Agent {
     /// A tier that does not start is noted as passed over and the ladder goes on below it, so this always ends.
     pub(super) async fn place_ports(&mut self) {
         if !matches!(self.engine, Engine::Idle) {
-            tracing::warn!(event = "engine.restart", "the set of ports changed: the engine starts anew, flows end");
+            tracing::warn!(
+                event = "engine.restart",
+                "the set of ports changed: the engine starts anew, flows end"
+            );
         }
         loop {
             self.stop_engine();
@@ -29,7 +34,13 @@ impl Agent {
                 .iter()
                 .filter_map(|spec| {
                     let placement = placements.get(&spec.name)?.clone();
-                    Some((spec.name.clone(), PortStatus { interface: spec.interface.clone(), placement }))
+                    Some((
+                        spec.name.clone(),
+                        PortStatus {
+                            interface: spec.interface.clone(),
+                            placement,
+                        },
+                    ))
                 })
                 .collect();
             let planned = self.planned();
@@ -63,7 +74,10 @@ impl Agent {
                     failed: self.failed.get(&spec.name).cloned().unwrap_or_default(),
                 };
                 let facts = Facts::gather(&spec.interface, &kernel);
-                (spec.name.clone(), assess(&spec.interface, &spec.request, &facts, &limits))
+                (
+                    spec.name.clone(),
+                    assess(&spec.interface, &spec.request, &facts, &limits),
+                )
             })
             .collect()
     }
@@ -73,7 +87,13 @@ impl Agent {
         self.specs
             .iter()
             .filter_map(|spec| {
-                let tier = self.statuses.get(&spec.name)?.placement.tier.clone().filter(crate::ladder::Tier::is_fast)?;
+                let tier = self
+                    .statuses
+                    .get(&spec.name)?
+                    .placement
+                    .tier
+                    .clone()
+                    .filter(crate::ladder::Tier::is_fast)?;
                 Some(PlannedPort {
                     name: spec.name.clone(),
                     interface: spec.interface.clone(),
@@ -89,31 +109,37 @@ impl Agent {
         if !planned.is_empty() {
             return self.start_fast(planned).await;
         }
-        let socket: Vec<String> = self
+        let socket: Vec<(String, String)> = self
             .statuses
             .iter()
             .filter(|(_, status)| status.placement.tier.is_some())
-            .map(|(name, _)| name.clone())
+            .map(|(name, status)| (name.clone(), status.interface.clone()))
             .collect();
         if !socket.is_empty() {
             self.traffic = Arc::new(Counters::new(counter_limits()));
-            let generation = self.publisher.current();
-            self.engine = Engine::Socket(SocketEngine::new(self.kernel.handle.clone(), socket, generation));
+            self.engine = Engine::Socket(SocketEngine::new(socket, self.publisher.current()));
         }
         Ok(())
     }
 
     async fn start_fast(&mut self, planned: &[PlannedPort]) -> Result<(), EngineError> {
-        let prepared = engine::prepare(planned, &self.kernel, &mut self.takeover, &mut self.eal).await?;
+        let prepared =
+            engine::prepare(planned, &self.kernel, &mut self.takeover, &mut self.eal).await?;
         // The mirror must know the twins' addresses before the first generation is compiled from it.
         self.kernel.settle().await?;
-        let compiled = self.compile(&prepared.ports).map_err(refused)?;
+        let compiled = self
+            .compile(&prepared.ports)
+            .map_err(|errors| refused(&errors))?;
         let current = self.publisher.current();
-        let generation = first_generation(&compiled.config, &current).map_err(|error| EngineError::Node(error.to_string()))?;
+        let generation = first_generation(&compiled.config, &current)
+            .map_err(|error| EngineError::Node(error.to_string()))?;
         self.publisher.publish(generation);
         self.traffic = Arc::new(Counters::new(counter_limits()));
-        let mut engine =
-            prepared.run(&self.options.lcores, self.publisher.reader(), Arc::clone(&self.traffic))?;
+        let mut engine = prepared.run(
+            &self.options.lcores,
+            self.publisher.reader(),
+            Arc::clone(&self.traffic),
+        )?;
         if let Err(error) = engine.steer(&compiled.config) {
             engine.stop();
             return Err(error);
@@ -136,7 +162,10 @@ impl Agent {
             EngineError::Port { port, .. } => Some(port.as_str()),
             _ => None,
         };
-        for port in planned.iter().filter(|port| blamed.is_none_or(|name| name == port.name)) {
+        for port in planned
+            .iter()
+            .filter(|port| blamed.is_none_or(|name| name == port.name))
+        {
             let reason = match error {
                 EngineError::Port { reason, .. } => reason.clone(),
                 other => other.to_string(),
@@ -148,20 +177,41 @@ impl Agent {
                 reason,
                 "the tier does not start; the next one is tried"
             );
-            self.failed.entry(port.name.clone()).or_default().insert(port.tier.clone(), reason);
+            self.failed
+                .entry(port.name.clone())
+                .or_default()
+                .insert(port.tier.clone(), reason);
         }
     }
 
     fn say_placements(&self) {
         for (port, status) in &self.statuses {
-            let Placement { tier, passed, state } = &status.placement;
-            let tier = tier.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+            let Placement {
+                tier,
+                passed,
+                state,
+            } = &status.placement;
+            let tier = tier
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), ToString::to_string);
             for passed in passed {
                 let (rung, why) = (passed.tier.to_string(), passed.why.as_str());
-                tracing::info!(event = "ladder.passed_over", port, rung, why, "tier passed over");
+                tracing::info!(
+                    event = "ladder.passed_over",
+                    port,
+                    rung,
+                    why,
+                    "tier passed over"
+                );
             }
             if *state == PortState::Up {
-                tracing::info!(event = "ladder.placed", port, interface = status.interface, tier, "port placed");
+                tracing::info!(
+                    event = "ladder.placed",
+                    port,
+                    interface = status.interface,
+                    tier,
+                    "port placed"
+                );
             } else {
                 tracing::error!(
                     event = "ladder.not_placed",
@@ -175,7 +225,7 @@ impl Agent {
     }
 }
 
-fn refused(errors: Vec<march_model::FieldError>) -> EngineError {
+fn refused(errors: &[march_model::FieldError]) -> EngineError {
     let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
     EngineError::Node(words.join("; "))
 }

@@ -1,5 +1,6 @@
 //! Backend slots: small numbers that stay the same as long as the backend does, because flows remember them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -61,12 +62,12 @@ impl Slots {
         let taken: BTreeSet<u16> = next.by_key.values().chain(&next.retired).copied().collect();
         let mut free = (0..self.limit).filter(|slot| !taken.contains(slot));
         for key in wanted {
-            if !next.by_key.contains_key(&key) {
+            if let Entry::Vacant(place) = next.by_key.entry(key) {
                 let slot = free.next().ok_or_else(|| NoSlot {
-                    pool: key.pool.clone(),
+                    pool: place.key().pool.clone(),
                     limit: self.limit,
                 })?;
-                next.by_key.insert(key, slot);
+                place.insert(slot);
             }
         }
         drop(free);

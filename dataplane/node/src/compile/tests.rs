@@ -8,7 +8,7 @@ use crate::kernel::state::{
     RouteOrigin,
 };
 
-const DOCUMENTS: &str = r#"
+const DOCUMENTS: &str = r"
 apiVersion: marchproxy/v1
 kind: Port
 metadata: { name: wan0 }
@@ -30,7 +30,7 @@ apiVersion: marchproxy/v1
 kind: Rule
 metadata: { name: no-strangers }
 spec: { priority: 100, match: { sources: [198.51.100.0/24], ports: [80], protocol: tcp }, action: drop }
-"#;
+";
 
 fn state() -> State {
     let batch = march_model::Batch::parse(&[march_model::Source {

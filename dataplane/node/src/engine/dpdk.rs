@@ -34,9 +34,15 @@ pub(super) struct Opened {
 }
 
 /// Takes a real device from the kernel for VFIO.
-pub(super) fn take_device(port: &PlannedPort, takeover: &mut Takeover, eal: &mut Eal) -> Result<(), EngineError> {
+pub(super) fn take_device(
+    port: &PlannedPort,
+    takeover: &mut Takeover,
+    eal: &mut Eal,
+) -> Result<(), EngineError> {
     let facts = LinkFacts::gather(&port.interface);
-    let pci = facts.pci.ok_or_else(|| EngineError::port(port, format!("{} is not a PCI device", port.interface)))?;
+    let pci = facts.pci.ok_or_else(|| {
+        EngineError::port(port, format!("{} is not a PCI device", port.interface))
+    })?;
     takeover.take_device(&pci.address, &pci.driver)?;
     eal.devices.insert(port.interface.clone(), pci.address);
     Ok(())
@@ -51,21 +57,41 @@ pub(super) fn open(ports: &[PlannedPort], eal: &mut Eal) -> Result<Opened, Engin
     };
     let mut numbers: Vec<PortNumber> = Vec::with_capacity(ports.len());
     for (index, port) in ports.iter().enumerate() {
-        let device = device_arguments(port, round, index, &eal.devices)
-            .ok_or_else(|| EngineError::port(port, format!("the PCI address of {} is not known", port.interface)))?;
-        numbers.push(running.attach(&device).map_err(|error| EngineError::port(port, error))?);
+        let device = device_arguments(port, round, index, &eal.devices).ok_or_else(|| {
+            EngineError::port(
+                port,
+                format!("the PCI address of {} is not known", port.interface),
+            )
+        })?;
+        numbers.push(
+            running
+                .attach(&device)
+                .map_err(|error| EngineError::port(port, error))?,
+        );
     }
-    let config = DpdkConfig { name: format!("marchproxy{round}"), ..DpdkConfig::default() };
-    let group = DpdkPort::group(running, &numbers, &config).map_err(|error| EngineError::Node(error.to_string()))?;
+    let config = DpdkConfig {
+        name: format!("marchproxy{round}"),
+        ..DpdkConfig::default()
+    };
+    let group = DpdkPort::group(running, &numbers, &config)
+        .map_err(|error| EngineError::Node(error.to_string()))?;
     let devices = group
         .ports()
         .iter()
         .zip(ports)
         .map(|(opened, port)| {
             let device = opened.device();
-            let mac = device.mac().map_err(|error| EngineError::port(port, error))?;
-            let mtu = device.mtu().map_err(|error| EngineError::port(port, error))?;
-            Ok(Device { mac, max_mtu: u32::from(mtu), driver: device.driver().to_owned() })
+            let mac = device
+                .mac()
+                .map_err(|error| EngineError::port(port, error))?;
+            let mtu = device
+                .mtu()
+                .map_err(|error| EngineError::port(port, error))?;
+            Ok(Device {
+                mac,
+                max_mtu: u32::from(mtu),
+                driver: device.driver().to_owned(),
+            })
         })
         .collect::<Result<_, EngineError>>()?;
     Ok(Opened { group, devices })
@@ -79,13 +105,15 @@ fn device_arguments(
 ) -> Option<String> {
     let interface = &port.interface;
     match port.tier {
-        Tier::DpdkVirtual(VirtualDriver::AfPacket) => {
-            Some(format!("net_af_packet{round}x{index},iface={interface},framesz=2048,framecnt=1024,blocksz=16384"))
+        Tier::DpdkVirtual(VirtualDriver::AfPacket) => Some(format!(
+            "net_af_packet{round}x{index},iface={interface},framesz=2048,framecnt=1024,blocksz=16384"
+        )),
+        Tier::DpdkVirtual(VirtualDriver::AfXdp) => Some(format!(
+            "net_af_xdp{round}x{index},iface={interface},busy_budget=0"
+        )),
+        Tier::DpdkVirtual(VirtualDriver::Tap) => {
+            Some(format!("net_tap{round}x{index},iface={interface}"))
         }
-        Tier::DpdkVirtual(VirtualDriver::AfXdp) => {
-            Some(format!("net_af_xdp{round}x{index},iface={interface},busy_budget=0"))
-        }
-        Tier::DpdkVirtual(VirtualDriver::Tap) => Some(format!("net_tap{round}x{index},iface={interface}")),
         _ => taken.get(interface).cloned(),
     }
 }

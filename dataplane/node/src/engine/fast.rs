@@ -98,7 +98,9 @@ pub async fn prepare(
     match family {
         Family::AfXdp => prepare_af_xdp(planned, kernel, takeover).await,
         Family::Dpdk => prepare_dpdk(planned, kernel, takeover, eal).await,
-        Family::Socket => Err(EngineError::Node("the socket rung has no lcores".to_owned())),
+        Family::Socket => Err(EngineError::Node(
+            "the socket rung has no lcores".to_owned(),
+        )),
     }
 }
 
@@ -177,10 +179,13 @@ async fn prepare_dpdk(
         if let (Tier::DpdkVirtual(VirtualDriver::AfPacket | VirtualDriver::AfXdp), Some(original)) =
             (&port.tier, &links[index])
         {
-            carried[index] = takeover.take_addresses(&port.interface, original.index).await?;
+            carried[index] = takeover
+                .take_addresses(&port.interface, original.index)
+                .await?;
             takeover.silence(&port.interface, original.index).await?;
         }
-        let (tap, carrier) = twin::create(&kernel.handle, &port.interface, link.mac, link.mtu).await?;
+        let (tap, carrier) =
+            twin::create(&kernel.handle, &port.interface, link.mac, link.mtu).await?;
         takeover.put_on(&carried[index], carrier).await?;
         taps.push(Arc::new(tap));
         ports.push(fast_port(port, &link, carrier));
@@ -191,7 +196,11 @@ async fn prepare_dpdk(
         group: Group::Dpdk(opened.group),
         taps,
         steering: Vec::new(),
-        modes: opened.devices.into_iter().map(|device| device.driver).collect(),
+        modes: opened
+            .devices
+            .into_iter()
+            .map(|device| device.driver)
+            .collect(),
     })
 }
 

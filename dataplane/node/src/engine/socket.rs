@@ -6,58 +6,62 @@ use std::sync::Arc;
 
 use march_socket::{Limits, SocketTier, TierReading};
 use march_tables::{Config, Generation};
-use rtnetlink::Handle;
 
 use super::EngineError;
-use crate::kernel::change;
+use crate::kernel::{KernelState, Prefix};
 use crate::takeover::Takeover;
 
 /// A running socket tier.
 #[derive(Debug)]
 pub struct SocketEngine {
     tier: SocketTier,
-    handle: Handle,
     /// Names of the ports at this rung.
     pub ports: Vec<String>,
-    addresses: BTreeSet<IpAddr>,
+    interfaces: Vec<String>,
+    /// Services' addresses and the interfaces that they were put on.
+    addresses: BTreeSet<(IpAddr, String)>,
 }
 
 impl SocketEngine {
-    /// A tier that listens nowhere yet.
+    /// A tier over `ports` (document and interface names) that listens nowhere yet.
     #[must_use]
-    pub fn new(handle: Handle, ports: Vec<String>, generation: Arc<Generation>) -> Self {
+    pub fn new(ports: Vec<(String, String)>, generation: Arc<Generation>) -> Self {
+        let (ports, interfaces) = ports.into_iter().unzip();
         Self {
             tier: SocketTier::new(Limits::default(), generation),
-            handle,
             ports,
+            interfaces,
             addresses: BTreeSet::new(),
         }
+    }
+
+    /// Where each service's address is to be: see [`home`].
+    #[must_use]
+    pub fn homes(&self, config: &Config, kernel: &KernelState) -> BTreeSet<(IpAddr, String)> {
+        config
+            .services
+            .iter()
+            .filter(|service| service.address.is_host())
+            .map(|service| service.address.address())
+            .map(|address| (address, home(address, &self.interfaces, kernel)))
+            .collect()
     }
 
     /// Makes the services' addresses the kernel's and opens their listeners. Returns what could not be opened.
     pub async fn publish(
         &mut self,
-        config: &Config,
+        homes: BTreeSet<(IpAddr, String)>,
         generation: Arc<Generation>,
         takeover: &mut Takeover,
     ) -> Result<Vec<String>, EngineError> {
-        let wanted: BTreeSet<IpAddr> = config
-            .services
-            .iter()
-            .filter(|service| service.address.is_host())
-            .map(|service| service.address.address())
-            .collect();
-        for address in wanted.difference(&self.addresses) {
-            if !config.local.contains(address) {
-                takeover.note_service_address(*address)?;
-            }
-            change::add_service_address(&self.handle, *address).await?;
+        for (address, interface) in homes.difference(&self.addresses) {
+            takeover.put_service_address(*address, interface).await?;
         }
         let report = self.tier.publish(generation).await;
-        for address in self.addresses.difference(&wanted) {
-            takeover.drop_service_address(*address).await?;
+        for (address, interface) in self.addresses.difference(&homes) {
+            takeover.drop_service_address(*address, interface).await?;
         }
-        self.addresses = wanted;
+        self.addresses = homes;
         Ok(report.failures.iter().map(ToString::to_string).collect())
     }
 
@@ -65,5 +69,53 @@ impl SocketEngine {
     #[must_use]
     pub fn read(&self) -> TierReading {
         self.tier.read()
+    }
+}
+
+/// The port whose link the address belongs to, where neighbours ask for it: the kernel answers neighbour solicitations only
+/// for addresses of the interface that they come in on. An address of no link is routed here and lives on loopback.
+fn home(address: IpAddr, interfaces: &[String], kernel: &KernelState) -> String {
+    let on_link = interfaces.iter().find(|interface| {
+        let Some(link) = kernel.link_named(interface) else {
+            return false;
+        };
+        kernel.addresses_of(link.index).any(|local| {
+            let is_subnet = local.prefix_len < Prefix::host(local.address).len;
+            is_subnet && Prefix::new(local.address, local.prefix_len).contains(address)
+        })
+    });
+    on_link.cloned().unwrap_or_else(|| "lo".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::state::{Change, Link, LocalAddress};
+
+    #[test]
+    fn an_address_lives_where_its_neighbours_ask_for_it() {
+        let mut kernel = KernelState::default();
+        for (index, name, address) in [(2, "eth1", "10.1.0.1"), (3, "eth2", "10.2.0.1")] {
+            let link = Link {
+                index,
+                name: name.into(),
+                mac: [0; 6],
+                mtu: 1500,
+                is_up: true,
+                has_carrier: true,
+            };
+            kernel.apply(Change::Link(link));
+            let address = address.parse().expect("an address");
+            kernel.apply(Change::Address(LocalAddress {
+                link: index,
+                address,
+                prefix_len: 24,
+            }));
+        }
+        let interfaces = ["eth1".to_owned(), "eth2".to_owned()];
+        let home = |text: &str| home(text.parse().expect("an address"), &interfaces, &kernel);
+        assert_eq!(home("10.2.0.10"), "eth2");
+        assert_eq!(home("203.0.113.10"), "lo");
+        assert_eq!(home("2001:db8::10"), "lo");
     }
 }

@@ -25,7 +25,10 @@ pub(super) fn address_set(config: &Config) -> AddressSet {
         v4.chain(v6)
     });
     // Under `nat` the backends' replies go to the client's own address, which is nobody's here.
-    let replies = config.services.iter().any(|service| service.mode == Mode::Nat);
+    let replies = config
+        .services
+        .iter()
+        .any(|service| service.mode == Mode::Nat);
     let allows = replies || config.rules.iter().any(|rule| rule.action == Action::Allow);
     AddressSet {
         kernel: config.local.to_vec(),

@@ -29,17 +29,17 @@ pub(super) fn open(ports: &[PlannedPort], macs: &[[u8; 6]]) -> Result<Opened, En
         .collect();
     let group =
         XskPort::group(&targets, &XskConfig::default()).map_err(|error| blame(ports, &error))?;
-    let mut steering = Vec::with_capacity(ports.len());
+    let mut steering = load_programs(ports)?;
     let mut modes = Vec::with_capacity(ports.len());
-    for ((port, socket), mac) in ports.iter().zip(group.ports()).zip(macs) {
-        let mut program = Steering::load().map_err(|error| EngineError::port(port, error))?;
+    for (((port, socket), mac), program) in
+        ports.iter().zip(group.ports()).zip(macs).zip(&mut steering)
+    {
         program
             .set_mac(*mac)
             .map_err(|error| EngineError::port(port, error))?;
         program
             .register_socket(QUEUE, socket.socket())
             .map_err(|error| EngineError::port(port, error))?;
-        steering.push(program);
         modes.push(match socket.mode() {
             XskMode::ZeroCopy => "zero-copy".to_owned(),
             XskMode::Copy => "copy".to_owned(),
@@ -50,6 +50,25 @@ pub(super) fn open(ports: &[PlannedPort], macs: &[[u8; 6]]) -> Result<Opened, En
         steering,
         modes,
     })
+}
+
+/// Loads the program of every port, all at once: the verifier takes its time for each.
+fn load_programs(ports: &[PlannedPort]) -> Result<Vec<Steering>, EngineError> {
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let loading: Vec<_> = ports.iter().map(|_| scope.spawn(Steering::load)).collect();
+        loading
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect()
+    });
+    results
+        .into_iter()
+        .zip(ports)
+        .map(|(result, port)| match result {
+            Ok(loaded) => loaded.map_err(|error| EngineError::port(port, error)),
+            Err(_) => Err(EngineError::port(port, "loading the XDP program panicked")),
+        })
+        .collect()
 }
 
 /// Frames that the NIC puts into another queue than ours would never be seen.

@@ -9,7 +9,7 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::decode::OWN_PROTOCOL;
-use super::mirror::dump;
+use super::mirror::{dump, within};
 use super::{KernelError, Prefix};
 
 const EEXIST: i32 = 17;
@@ -28,6 +28,15 @@ const ENOENT: i32 = 2;
 
 /// Sends a request and waits until the kernel has done it.
 pub async fn ask(
+    handle: &Handle,
+    what: &str,
+    request: RouteNetlinkMessage,
+    flags: u16,
+) -> Result<(), KernelError> {
+    within(what, exchange(handle, what, request, flags)).await
+}
+
+async fn exchange(
     handle: &Handle,
     what: &str,
     request: RouteNetlinkMessage,
@@ -184,7 +193,7 @@ pub async fn add_address(
     address: &AddressMessage,
     link: u32,
 ) -> Result<(), KernelError> {
-    use rtnetlink::packet_route::address::{AddressFlags, AddressHeaderFlags};
+    use rtnetlink::packet_route::address::AddressFlags;
     let mut message = address.clone();
     message.header.index = link;
     message
@@ -437,28 +446,49 @@ pub async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>, Kernel
 }
 
 /// The loopback interface always has this index.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
-/// Puts a service's address on the loopback interface, for the socket tier.
-pub async fn add_service_address(handle: &Handle, address: IpAddr) -> Result<(), KernelError> {
-    let what = format!("add service address {address} to the loopback interface");
-    let request = RouteNetlinkMessage::NewAddress(service_address(address));
-    unless(
-        ask(handle, &what, request, NLM_F_CREATE | NLM_F_EXCL).await,
-        &[EEXIST],
-    )
+/// What [`add_service_address`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It was not there.
+    New,
+    /// Somebody had put it there before.
+    AlreadyThere,
+}
+
+/// Puts a service's address on an interface, for the socket tier.
+pub async fn add_service_address(
+    handle: &Handle,
+    address: IpAddr,
+    link: u32,
+) -> Result<Added, KernelError> {
+    let what = format!("add service address {address} to interface {link}");
+    let request = RouteNetlinkMessage::NewAddress(service_address(address, link));
+    match ask(handle, &what, request, NLM_F_CREATE | NLM_F_EXCL).await {
+        Ok(()) => Ok(Added::New),
+        Err(error) if error.raw_os_error() == Some(EEXIST) => Ok(Added::AlreadyThere),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes it away again.
-pub async fn remove_service_address(handle: &Handle, address: IpAddr) -> Result<(), KernelError> {
-    remove_address(handle, &service_address(address)).await
+pub async fn remove_service_address(
+    handle: &Handle,
+    address: IpAddr,
+    link: u32,
+) -> Result<(), KernelError> {
+    remove_address(handle, &service_address(address, link)).await
 }
 
-fn service_address(address: IpAddr) -> AddressMessage {
+fn service_address(address: IpAddr, link: u32) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family_of(address);
     message.header.prefix_len = Prefix::host(address).len;
-    message.header.index = LOOPBACK;
+    message.header.index = link;
+    if address.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
     message.attributes.push(AddressAttribute::Local(address));
     message.attributes.push(AddressAttribute::Address(address));
     message

@@ -211,10 +211,10 @@ fn decode_neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, Neighbou
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                address = Some(IpAddr::V4(*v4))
+                address = Some(IpAddr::V4(*v4));
             }
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                address = Some(IpAddr::V6(*v6))
+                address = Some(IpAddr::V6(*v6));
             }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
             _ => {}

@@ -4,6 +4,7 @@
 //! down; in both cases the mirror reads the tables again.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
@@ -45,38 +46,57 @@ pub struct Mirror {
     version: watch::Receiver<u64>,
 }
 
+/// How long the kernel may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// The tasks behind a mirror; they end when this is dropped.
 #[derive(Debug)]
-pub struct MirrorTasks {
-    connection: JoinHandle<()>,
-    follower: JoinHandle<()>,
-}
+pub struct MirrorTasks(Vec<JoinHandle<()>>);
 
 impl Drop for MirrorTasks {
     fn drop(&mut self) {
-        self.connection.abort();
-        self.follower.abort();
+        for task in &self.0 {
+            task.abort();
+        }
     }
 }
 
+/// Two sockets: one that notifications come in on, one for requests whose answers must not be lost. The kernel drops
+/// messages, answers too, for a socket whose queue is full of notifications.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// For requests.
+    pub requests: Handle,
+    /// For messages that need no answer.
+    pub nudges: Handle,
+}
+
 impl Mirror {
-    /// Subscribes, reads everything once, and follows from then on. Also returns the handle for requests of our own.
-    pub async fn start() -> Result<(Self, Handle, MirrorTasks), KernelError> {
-        let (connection, handle, messages) =
+    /// Subscribes, reads everything once, and follows from then on. Also returns the handles for messages of our own.
+    pub async fn start() -> Result<(Self, Handles, MirrorTasks), KernelError> {
+        let (notifications, nudges, messages) =
             rtnetlink::new_multicast_connection(&GROUPS).map_err(KernelError::Socket)?;
-        let connection = tokio::spawn(connection);
+        let (answers, handle, unsolicited) =
+            rtnetlink::new_connection().map_err(KernelError::Socket)?;
+        let mut tasks = vec![
+            tokio::spawn(notifications),
+            tokio::spawn(answers),
+            tokio::spawn(unsolicited.for_each(|_| std::future::ready(()))),
+        ];
         let state = read_everything(&handle).await?;
         let state = Arc::new(RwLock::new(state));
         let (announce, version) = watch::channel(1);
-        let follower = tokio::spawn(follow(handle.clone(), messages, state.clone(), announce));
-        Ok((
-            Self { state, version },
-            handle,
-            MirrorTasks {
-                connection,
-                follower,
-            },
-        ))
+        tasks.push(tokio::spawn(follow(
+            handle.clone(),
+            messages,
+            state.clone(),
+            announce,
+        )));
+        let handles = Handles {
+            requests: handle,
+            nudges,
+        };
+        Ok((Self { state, version }, handles, MirrorTasks(tasks)))
     }
 
     /// The state now. Hold the guard briefly and never across an await.
@@ -121,7 +141,7 @@ async fn follow(
             match read_everything(&handle).await {
                 Ok(fresh) => *state.write().unwrap_or_else(PoisonError::into_inner) = fresh,
                 Err(error) => {
-                    tracing::error!(event = "kernel.mirror.failed", %error, "cannot read kernel tables")
+                    tracing::error!(event = "kernel.mirror.failed", %error, "cannot read kernel tables");
                 }
             }
             effect = Effect::Changed;
@@ -185,6 +205,29 @@ pub(super) async fn dump(
     request: RouteNetlinkMessage,
 ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
     let what = super::request_name(&request);
+    within(what, read_answers(handle, what, request)).await
+}
+
+/// The result of `exchange`, or an error where the kernel does not answer.
+pub(super) async fn within<T>(
+    what: &str,
+    exchange: impl Future<Output = Result<T, KernelError>>,
+) -> Result<T, KernelError> {
+    tokio::time::timeout(ANSWER, exchange)
+        .await
+        .unwrap_or_else(|_| {
+            Err(KernelError::Connection {
+                what: what.to_owned(),
+                reason: format!("no answer from the kernel within {} s", ANSWER.as_secs()),
+            })
+        })
+}
+
+async fn read_answers(
+    handle: &Handle,
+    what: &str,
+    request: RouteNetlinkMessage,
+) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
     let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut answers = Vec::new();

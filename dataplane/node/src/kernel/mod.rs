@@ -85,16 +85,19 @@ pub struct Kernel {
     pub mirror: Mirror,
     /// For requests; cheap to clone.
     pub handle: rtnetlink::Handle,
+    /// For messages that need no answer; cheap to clone.
+    pub nudges: rtnetlink::Handle,
     _tasks: MirrorTasks,
 }
 
 impl Kernel {
     /// Opens the netlink socket and reads everything once.
     pub async fn connect() -> Result<Self, KernelError> {
-        let (mirror, handle, tasks) = Mirror::start().await?;
+        let (mirror, handles, tasks) = Mirror::start().await?;
         Ok(Self {
             mirror,
-            handle,
+            handle: handles.requests,
+            nudges: handles.nudges,
             _tasks: tasks,
         })
     }

@@ -26,7 +26,7 @@ pub const RETRY: Duration = Duration::from_millis(200);
 const MAX_REQUESTED: usize = 4096;
 
 /// A next hop asked for by a packet is kept this long after the last request.
-const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
+const REQUEST_LIFETIME: Duration = Duration::from_mins(1);
 
 /// Keeps next hops resolved. Driven by [`Resolver::tick`]; it owns no task.
 #[derive(Debug)]

@@ -13,6 +13,10 @@ const CAP_BPF: u32 = 39;
 
 /// Facts about the machine and one interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each asked for by its name"
+)]
 pub struct Facts {
     /// The interface, if it exists.
     pub link: Option<LinkFacts>,

@@ -107,7 +107,7 @@ impl Worker {
         let mut buffer = vec![0; FRAME_BYTES];
         let mut last_moved = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
-            if self.to_kernel() + self.from_kernel(&mut buffer) > 0 {
+            if self.give_to_kernel() + self.take_from_kernel(&mut buffer) > 0 {
                 last_moved = Instant::now();
             }
             if self.lcore.punts.is_empty() {
@@ -117,7 +117,7 @@ impl Worker {
         }
     }
 
-    fn to_kernel(&self) -> usize {
+    fn give_to_kernel(&self) -> usize {
         let mut moved = 0;
         while moved < BATCH {
             let sent = self.lcore.punts.receive(|port, frame| {
@@ -136,7 +136,7 @@ impl Worker {
         moved
     }
 
-    fn from_kernel(&self, buffer: &mut [u8]) -> usize {
+    fn take_from_kernel(&self, buffer: &mut [u8]) -> usize {
         let mut moved = 0;
         for (port, tap) in (0..).zip(&self.taps) {
             for _ in 0..BATCH {
