@@ -47,6 +47,27 @@ pub enum InsertError {
     Crowded,
 }
 
+/// Flows looked at when victims are chosen, and how many of them are.
+const STRETCH: usize = 64;
+const VICTIMS: usize = 8;
+/// Flows that the sweep collects before it removes them.
+const SWEPT_AT_ONCE: usize = 64;
+
+/// A flow chosen to make room, unless it is seen again before its turn.
+#[derive(Clone, Copy, Default)]
+struct Victim {
+    index: u32,
+    last_seen_ms: u32,
+}
+
+/// A candidate for it.
+#[derive(Clone, Copy, Default)]
+struct Ranked {
+    over: bool,
+    idle_ms: u32,
+    victim: Victim,
+}
+
 /// All flows of one address family on one lcore.
 pub struct FlowTable<A: AddressPair> {
     buckets: HugeSlice<Bucket>,
@@ -54,6 +75,10 @@ pub struct FlowTable<A: AddressPair> {
     flows: HugeSlice<Flow<A>>,
     free: Vec<u32>,
     hand: u32,
+    /// Chosen to make room, worst last.
+    victims: Vec<Victim>,
+    /// Room for what one step of the sweep removes; empty between calls.
+    over: Vec<u32>,
     seed: HashSeed,
 }
 
@@ -75,6 +100,8 @@ impl<A: AddressPair> FlowTable<A> {
             flows,
             free: (0..=last).rev().collect(),
             hand: 0,
+            victims: Vec::with_capacity(VICTIMS),
+            over: Vec::with_capacity(SWEPT_AT_ONCE),
             seed: HashSeed(seed.0 | 1, seed.1 | 1),
         })
     }
@@ -235,59 +262,109 @@ impl<A: AddressPair> FlowTable<A> {
     }
 
     /// Looks at the next `budget` entries, in a circle, and removes those for which `is_over` holds; `on_removed`
-    /// hears of each. The circle needs no links in the flow and reads memory in order.
+    /// hears of each. The circle needs no links in the flow and reads memory in order. What is over is first collected, its
+    /// buckets fetched, and then removed, so that the misses overlap.
     pub fn sweep(
         &mut self,
         budget: usize,
         is_over: impl Fn(&Flow<A>) -> bool,
         mut on_removed: impl FnMut(&Flow<A>),
     ) {
-        let count = self.flows.len();
-        for _ in 0..budget.min(count) {
-            let index = self.hand;
-            self.hand = if index as usize + 1 == count {
-                0
-            } else {
-                index + 1
-            };
-            let ahead = index as usize + 8;
-            if ahead < count {
-                prefetch(&self.flows[ahead]);
+        let mut left = budget.min(self.flows.len());
+        while left > 0 {
+            let mut over = core::mem::take(&mut self.over);
+            while left > 0 && over.len() < SWEPT_AT_ONCE {
+                left -= 1;
+                let index = self.advance_hand();
+                let flow = &self.flows[index as usize];
+                if flow.state != FlowState::Free && is_over(flow) {
+                    self.prefetch_buckets(index);
+                    over.push(index);
+                }
             }
-            let flow = &self.flows[index as usize];
-            if flow.state != FlowState::Free && is_over(flow) {
+            for index in over.drain(..) {
                 on_removed(&self.remove(index));
+            }
+            self.over = over;
+        }
+    }
+
+    /// Makes room: removes one flow whose connection is over or whose handshake is not done or, failing that, one that has
+    /// been idle for long. Returns `None` only for an empty table.
+    ///
+    /// Victims are chosen some at a time from a stretch of the circle, so that one eviction costs few entries read, and
+    /// their buckets are fetched ahead.
+    pub fn evict(&mut self, now_ms: u32) -> Option<Flow<A>> {
+        loop {
+            if let Some(victim) = self.victims.pop() {
+                if let Some(next) = self.victims.last() {
+                    self.prefetch_buckets(next.index);
+                }
+                // It may be gone since, or have been seen again.
+                let flow = &self.flows[victim.index as usize];
+                if flow.state != FlowState::Free && flow.last_seen_ms == victim.last_seen_ms {
+                    return Some(self.remove(victim.index));
+                }
+            } else if !self.choose_victims(now_ms) {
+                return None;
             }
         }
     }
 
-    /// Makes room: of the next few entries removes one whose handshake is not done or, failing that, the one that has
-    /// been idle longest. Returns `None` only for an empty table.
-    pub fn evict(&mut self, now_ms: u32) -> Option<Flow<A>> {
-        const LOOKED_AT: usize = 32;
-        let count = self.flows.len();
-        let mut worst: Option<(bool, u32, u32)> = None;
-        for looked_at in 0..count {
-            if looked_at >= LOOKED_AT && worst.is_some() {
-                break;
-            }
-            let index = self.hand;
-            self.hand = if index as usize + 1 == count {
-                0
-            } else {
-                index + 1
-            };
+    /// Refills the victims from the next stretch of the circle, worst last. False for an empty table.
+    fn choose_victims(&mut self, now_ms: u32) -> bool {
+        let mut seen = [Ranked::default(); STRETCH];
+        let mut count = 0;
+        for _ in 0..self.flows.len() {
+            let index = self.advance_hand();
             let flow = &self.flows[index as usize];
-            if flow.state == FlowState::Free {
-                continue;
-            }
-            let over = flow.state == FlowState::Closed || flow.state.is_embryonic();
-            let rank = (over, flow.idle_ms(now_ms), index);
-            if worst.is_none_or(|(over, idle, _)| (over, idle) < (rank.0, rank.1)) {
-                worst = Some(rank);
+            if flow.state != FlowState::Free {
+                let over = flow.state == FlowState::Closed || flow.state.is_embryonic();
+                let victim = Victim {
+                    index,
+                    last_seen_ms: flow.last_seen_ms,
+                };
+                seen[count] = Ranked {
+                    over,
+                    idle_ms: flow.idle_ms(now_ms),
+                    victim,
+                };
+                count += 1;
+                if count == STRETCH {
+                    break;
+                }
             }
         }
-        worst.map(|(_, _, index)| self.remove(index))
+        let seen = &mut seen[..count];
+        seen.sort_unstable_by_key(|ranked| (ranked.over, ranked.idle_ms));
+        let worst = &seen[count.saturating_sub(VICTIMS)..];
+        self.victims
+            .extend(worst.iter().map(|ranked| ranked.victim));
+        count > 0
+    }
+
+    /// The next entry of the circle; fetches the one some steps ahead.
+    #[inline]
+    fn advance_hand(&mut self) -> u32 {
+        let index = self.hand;
+        self.hand = if index as usize + 1 == self.flows.len() {
+            0
+        } else {
+            index + 1
+        };
+        if let Some(ahead) = self.flows.get(index as usize + 8) {
+            prefetch(ahead);
+        }
+        index
+    }
+
+    /// Fetches both buckets in which a flow is entered, or most likely is.
+    #[inline]
+    fn prefetch_buckets(&self, index: u32) {
+        let flow = &self.flows[index as usize];
+        for direction in [Direction::Forward, Direction::Reverse] {
+            self.prefetch(self.hash(&flow.key(direction)));
+        }
     }
 
     /// Every flow that exists, in memory order.
