@@ -6,8 +6,9 @@ pub trait AddressPair: Copy + Eq + Default + core::fmt::Debug + Send + 'static {
     /// The same pair with its ends swapped.
     #[must_use]
     fn swapped(self) -> Self;
-    /// The 64-bit words that a hash reads, folded to two.
-    fn words(self) -> (u64, u64);
+    /// The 64-bit words that a hash reads, folded to two under the seed: a fold that everybody can compute is one for
+    /// which everybody can find addresses that fold to the same.
+    fn words(self, seed: HashSeed) -> (u64, u64);
     /// One's complement sum of all 16-bit words, not folded: below 2^20.
     fn sum(self) -> u32;
 }
@@ -40,7 +41,7 @@ impl AddressPair for Ipv4Pair {
         Self(self.0.rotate_left(32))
     }
     #[inline]
-    fn words(self) -> (u64, u64) {
+    fn words(self, _seed: HashSeed) -> (u64, u64) {
         (self.0, 0)
     }
     #[inline]
@@ -56,12 +57,18 @@ impl AddressPair for Ipv6Pair {
         Self([c, d, a, b])
     }
     #[inline]
-    fn words(self) -> (u64, u64) {
-        // Rotations keep swapped or shifted addresses from cancelling out.
+    fn words(self, seed: HashSeed) -> (u64, u64) {
+        // Constants of their own keep swapped addresses from cancelling out.
         let [a, b, c, d] = self.0;
         (
-            multiply_fold(a ^ 0x2d35_8dcc_aa6c_78a5, b ^ 0x8bb8_4b93_962e_acc9),
-            multiply_fold(c ^ 0x4b33_a62e_d433_d4a3, d ^ 0x4d5a_2da5_1de1_aa47),
+            multiply_fold(
+                a ^ seed.0 ^ 0x2d35_8dcc_aa6c_78a5,
+                b ^ seed.1 ^ 0x8bb8_4b93_962e_acc9,
+            ),
+            multiply_fold(
+                c ^ seed.1 ^ 0x4b33_a62e_d433_d4a3,
+                d ^ seed.0 ^ 0x4d5a_2da5_1de1_aa47,
+            ),
         )
     }
     #[inline]
@@ -97,7 +104,7 @@ impl<A: AddressPair> Key<A> {
     /// Keyed hash. `seed` is secret and drawn at start, so that nobody can choose keys that collide.
     #[inline]
     pub fn hash(&self, seed: HashSeed) -> u64 {
-        let (low, high) = self.addresses.words();
+        let (low, high) = self.addresses.words(seed);
         let tail = u64::from(self.ports) | u64::from(self.protocol) << 32;
         let first = multiply_fold(low ^ seed.0, tail ^ high.rotate_left(17) ^ seed.1);
         multiply_fold(
@@ -174,5 +181,31 @@ mod tests {
         assert_ne!(key.hash(HashSeed(1, 3)), base);
         assert_ne!(key.hash(HashSeed(2, 2)), base);
         assert_ne!(key.swapped().hash(seed), base);
+    }
+
+    /// A product with 0 is 0 whatever the other factor: no address may bring the 0 along without knowing the seed.
+    #[test]
+    fn no_choice_of_addresses_collides_under_every_seed() {
+        let published = [
+            0x2d35_8dcc_aa6c_78a5,
+            0x8bb8_4b93_962e_acc9,
+            0x4b33_a62e_d433_d4a3,
+            0x4d5a_2da5_1de1_aa47,
+        ];
+        let seed = HashSeed(0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321);
+        for at in 0..4 {
+            let hash = |other: u64| {
+                let mut words = [1, 2, 3, 4];
+                words[at] = published[at];
+                words[at ^ 1] = other;
+                let key = Key {
+                    addresses: Ipv6Pair(words),
+                    ports: 5,
+                    protocol: 6,
+                };
+                key.hash(seed)
+            };
+            assert_ne!(hash(100), hash(101), "address word {at}");
+        }
     }
 }
