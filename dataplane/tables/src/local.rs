@@ -1,6 +1,7 @@
 //! Which addresses are ours, and whose: the kernel's, a service's, or a NAT pool's.
 
 use core::net::IpAddr;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use march_wire::tuple::{Address, IpPrefix};
@@ -65,10 +66,13 @@ impl LocalAddresses {
                 kinds.entry(address).or_insert(AddressKind::Nat);
             }
         }
+        // Even where a service names the address too: answers to translated flows come there.
+        let nat: HashSet<IpAddr> = config.ports.iter().flat_map(nat_addresses).collect();
         for address in &*config.local {
-            let kind = match kinds.get(address) {
-                Some(AddressKind::Nat | AddressKind::KernelNat) => AddressKind::KernelNat,
-                _ => AddressKind::Kernel,
+            let kind = if nat.contains(address) {
+                AddressKind::KernelNat
+            } else {
+                AddressKind::Kernel
             };
             kinds.insert(*address, kind);
         }

@@ -211,6 +211,19 @@ fn an_address_of_a_prefix_service_is_a_vip_even_in_a_nat_pool() {
 }
 
 #[test]
+fn a_service_at_the_ports_own_address_takes_nothing_from_its_nat_pool() {
+    for address in ["10.0.0.1/32", "10.0.0.0/24"] {
+        let (_, second) = rebuild(|config| {
+            edit(&mut config.services, |services| {
+                services[0].address = address.parse().expect("a prefix");
+            });
+        });
+        let kind = second.local.kind(v4("10.0.0.1"));
+        assert_eq!(kind, AddressKind::KernelNat, "{address}");
+    }
+}
+
+#[test]
 fn a_vip_is_announced_on_its_own_link() {
     let (_, second) = rebuild(|config| {
         edit(&mut config.routes, |routes| {
