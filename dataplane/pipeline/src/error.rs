@@ -2,8 +2,9 @@
 
 use march_flow::Key;
 use march_tables::AddressKind;
+use march_wire::parse::{IpPacket, L4};
 use march_wire::quote::{self, Quote, QuotedL4, Rewrite};
-use march_wire::{Buffer, DropReason, FiveTuple, Verdict};
+use march_wire::{Buffer, DropReason, Family, FiveTuple, Verdict};
 
 use crate::context::{Context, Shared};
 use crate::rewrite::IpVersion;
@@ -40,11 +41,19 @@ impl<F: IpVersion> Side<F> {
             self.recheck(shared, context, handle.index)?;
         }
         let flow = *self.flows.flow(handle.index);
+        // A redirect names a route between addresses that the other side of a translation does not know.
+        if flow.is_translated() && is_redirect(packet) {
+            return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
+        }
         let hop = next_hop::<F>(shared, context, &flow, handle)?;
         let adjacency = context
             .generation
             .adjacency(hop)
             .ok_or(Verdict::Drop(DropReason::NoRoute))?;
+        // No error answers an error.
+        if packet.ip_len() > usize::from(adjacency.mtu) {
+            return Err(Verdict::Drop(DropReason::TooBig));
+        }
 
         let (came_from, _) = F::addresses(flow.key(handle.direction).addresses);
         let (leaves_from, goes_to) = F::addresses(flow.outgoing(handle.direction).addresses);
@@ -78,6 +87,14 @@ impl<F: IpVersion> Side<F> {
             port: adjacency.port,
         })
     }
+}
+
+/// ICMP type of a redirect.
+const REDIRECT: u8 = 5;
+
+/// An ICMP redirect; that of IPv6 is neighbour discovery and no error.
+fn is_redirect(packet: &IpPacket) -> bool {
+    packet.family == Family::V4 && matches!(packet.l4, L4::Icmp { kind: REDIRECT, .. })
 }
 
 /// The quoted packet's key, as it was sent.

@@ -14,6 +14,10 @@ use crate::slow::{Step, Transit, expired, raw_ports, reset, resolve};
 /// Source ports tried before giving up. With 95 of 100 in use, all fail once in 700 times.
 const NAT_TRIES: u64 = 128;
 
+/// Steps of a walk over tuples. A prime beyond any number of tuples divides none, so that a walk visits all of them;
+/// near the golden section of 2^64, so that neighbours in time are no neighbours in ports.
+const NAT_STEP: u64 = 0x9e37_79b9_7f4a_7bb9;
+
 /// What the rules say: for a service what no rule denies goes, for transit only what a rule allows.
 pub(crate) fn rule_allows<A: Address>(
     shared: &Shared,
@@ -35,6 +39,15 @@ pub(crate) fn rule_allows<A: Address>(
     }
 }
 
+/// A source that can never send, or that is one of our own.
+pub(crate) fn refuse_martian<A: Address>(context: &Context<'_>, src: A) -> Step<()> {
+    if src.is_possible_source() && context.generation.local.kind(src) == AddressKind::NotLocal {
+        Ok(())
+    } else {
+        Err(Verdict::Drop(DropReason::MartianSource))
+    }
+}
+
 impl<F: IpVersion> Side<F> {
     /// A packet without a flow.
     pub fn first<B: Buffer>(
@@ -44,10 +57,7 @@ impl<F: IpVersion> Side<F> {
         frame: &mut B,
         transit: &Transit<'_, F>,
     ) -> Step<Verdict> {
-        let local = &context.generation.local;
-        if !transit.src.is_possible_source() || local.kind(transit.src) != AddressKind::NotLocal {
-            return Err(Verdict::Drop(DropReason::MartianSource));
-        }
+        refuse_martian(context, transit.src)?;
         match transit.kind {
             AddressKind::Kernel => Ok(Verdict::Punt),
             AddressKind::KernelNat if !Self::is_translated(context, transit) => Ok(Verdict::Punt),
@@ -291,8 +301,7 @@ fn free_tuple<A: Copy, T>(
     if tuples == 0 {
         return None;
     }
-    // An odd step of about a third of the way round: neighbours in time are no neighbours in ports.
-    let step = (tuples / 3) | 1;
+    let step = NAT_STEP % tuples;
     let mut at = salt % tuples;
     for _ in 0..NAT_TRIES.min(tuples) {
         let address = *pool.addresses.get(usize::try_from(at / ports).ok()?)?;
@@ -303,4 +312,47 @@ fn free_tuple<A: Copy, T>(
         at = (at + step) % tuples;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_walk_over_nat_ports_never_comes_back_early() {
+        for (addresses, first_port, last_port) in [
+            (1, 20_000, 32_767),
+            (3, 20_000, 32_768),
+            (1, 1, 65_535),
+            (3, 1, 65_535),
+            (3, 7, 9),
+            (1, 100, 108),
+            (2, 100, 102),
+            (1, 9, 9),
+        ] {
+            let pool = NatPool {
+                addresses: (0..addresses).collect(),
+                first_port,
+                last_port,
+            };
+            let tuples = u64::from(last_port - first_port + 1) * addresses;
+            for salt in [0, 1, u64::MAX] {
+                let seen = RefCell::new(HashSet::new());
+                let none: Option<()> = free_tuple(&pool, salt, |address, port| {
+                    assert!((first_port..=last_port).contains(&port));
+                    seen.borrow_mut().insert((address, port));
+                    None
+                });
+                assert_eq!(none, None);
+                let visited = seen.borrow().len() as u64;
+                assert_eq!(
+                    visited,
+                    NAT_TRIES.min(tuples),
+                    "{addresses} x {first_port}-{last_port}"
+                );
+            }
+        }
+    }
 }

@@ -22,16 +22,16 @@ impl<F: IpVersion> Side<F> {
         })
     }
 
-    /// Inserts a flow whose keys are not in use, making room if there is none. `None` if its buckets stay crowded.
+    /// Inserts a flow whose keys are not in use, making room if there is none. `None` if its buckets are crowded: other
+    /// flows than those in them make no room there, and an almost empty table would be searched from end to end for one.
     pub fn insert(
         &mut self,
         flow: Flow<F::Pair>,
         counters: &Counters,
         now: Now,
     ) -> Option<FlowHandle> {
-        /// Evictions for one insertion: the first makes an entry free; more only help crowded buckets.
-        const EVICTIONS: usize = 4;
-        for _ in 0..=EVICTIONS {
+        // Once to see that the table is full, once more with room.
+        for _ in 0..2 {
             match self.flows.insert(flow) {
                 Ok(index) => {
                     counters.flows.created.add(1);
@@ -45,7 +45,8 @@ impl<F: IpVersion> Side<F> {
                         direction: march_flow::Direction::Forward,
                     });
                 }
-                Err(InsertError::Full | InsertError::Crowded) => {
+                Err(InsertError::Crowded) => return None,
+                Err(InsertError::Full) => {
                     let evicted = self.flows.evict(now.ms)?;
                     counters.flows.evicted.add(1);
                     forget(&evicted, counters);

@@ -162,10 +162,12 @@ impl<F: IpVersion> Side<F> {
         }
         if let L4::Icmp { kind: message, .. } = packet.l4 {
             if ip::is_icmp_error(packet.family, message) {
+                crate::first::refuse_martian(context, src)?;
                 return self.icmp_error(shared, context, frame, &transit);
             }
             if icmp::is_echo_request(packet) && matches!(kind, AddressKind::Vip | AddressKind::Nat)
             {
+                crate::first::refuse_martian(context, src)?;
                 return answer_echo(shared, context, frame, packet);
             }
         }
@@ -413,7 +415,10 @@ pub(crate) fn reset<B: Buffer>(
     packet: &IpPacket,
     reason: DropReason,
 ) -> Step<Verdict> {
-    let answered = matches!(packet.l4, L4::Tcp { .. })
+    // A RST is never answered, so it takes none of what there is for others.
+    let is_answerable =
+        matches!(packet.l4, L4::Tcp { flags, .. } if flags & march_wire::tcp::RST == 0);
+    let answered = is_answerable
         && shared.answers.resets.take(context.now.ms)
         && march_wire::tcp::answer_with_reset(frame, packet, context.port.mac);
     if answered {
@@ -474,7 +479,9 @@ fn answer_error<B: Buffer>(
     let Some(source) = source else {
         return Err(Verdict::Drop(reason));
     };
-    if !shared.answers.errors.take(context.now.ms) {
+    if !icmp::may_answer_with_error(frame.bytes(), packet, problem)
+        || !shared.answers.errors.take(context.now.ms)
+    {
         return Err(Verdict::Drop(reason));
     }
     if icmp::answer_with_error(frame, packet, problem, source, context.port.mac) {

@@ -773,6 +773,115 @@ fn impossible_sources_open_nothing() {
 }
 
 #[test]
+fn impossible_sources_get_no_echo_and_no_error_through() {
+    let mut world = World::new();
+    let out = world.forwarded(0, &from_client(ENDS[0]).udp(4_000, 53), 1);
+    for src in ["127.0.0.1", "224.0.0.1", "255.255.255.255", "10.0.1.1"] {
+        let echo = PacketBuilder::between(src, "192.0.2.10")
+            .macs(CLIENT_MAC, LAN_MAC)
+            .icmp(8, 0, 7);
+        world.dropped(0, &echo, DropReason::MartianSource);
+        let error = PacketBuilder::between(src, "192.0.2.10")
+            .macs(BACKEND_MAC, WAN_MAC)
+            .icmp(3, 3, 0)
+            .payload(&out[14..]);
+        world.dropped(1, &error, DropReason::MartianSource);
+    }
+}
+
+#[test]
+fn a_redirect_does_not_cross_a_translation() {
+    let mut world = World::new();
+    let out = world.forwarded(0, &from_client(ENDS[0]).udp(4_000, 53), 1);
+    let redirect = PacketBuilder::between("10.0.1.254", "10.0.1.1")
+        .macs(BACKEND_MAC, WAN_MAC)
+        .icmp(5, 1, 0)
+        .payload(&out[14..]);
+    world.dropped(1, &redirect, DropReason::UnsupportedProtocol);
+}
+
+#[test]
+fn an_icmp_error_larger_than_the_way_out_goes_nowhere() {
+    let mut world = World::new();
+    let out = world.forwarded(0, &from_client(ENDS[0]).udp(4_000, 53), 1);
+    let mut quote = out[14..].to_vec();
+    quote.resize(600, 0);
+    let error = PacketBuilder::between("10.0.1.254", "10.0.1.1")
+        .macs(BACKEND_MAC, WAN_MAC)
+        .icmp(3, 3, 0)
+        .payload(&quote);
+    world.forwarded(1, &error, 0);
+    world.change(|config| {
+        config.ports = config
+            .ports
+            .iter()
+            .cloned()
+            .map(|port| PortTable { mtu: 576, ..port })
+            .collect();
+    });
+    world.dropped(1, &error, DropReason::TooBig);
+}
+
+#[test]
+fn what_is_never_answered_takes_nothing_from_what_is() {
+    let mut world = World::new();
+    for port in 0..20_000 {
+        world.dropped(
+            0,
+            &from_client(ENDS[0]).tcp(port, 80, RST),
+            DropReason::NoFlow,
+        );
+    }
+    let (verdict, _) = world.send(0, &from_client(ENDS[0]).tcp(4_000, 80, ACK).build());
+    assert_eq!(verdict, Verdict::Answer { port: 0 });
+}
+
+/// Keys of one pair of buckets, more than the two hold: a sender who knew the seed could choose them.
+#[test]
+fn crowded_buckets_cost_no_other_flow() {
+    let config = config();
+    let generation = march_tables::build(&config, None).unwrap();
+    let settings = Settings {
+        flows4: 31,
+        flows6: 1,
+        seed: (7, 9),
+    };
+    let pipeline = Pipeline::new(settings, Arc::new(Counters::new(Limits::default()))).unwrap();
+    let mut world = World {
+        config,
+        generation,
+        pipeline,
+        now: Now { ms: 1_000 },
+    };
+    let pair = |port: u16| {
+        let [a, b, c, d] = [198, 51, 100, 7];
+        let [e, f, g, h] = [192, 0, 2, 10];
+        let key = Key {
+            addresses: march_flow::Ipv4Pair(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
+            ports: crate::slow::raw_ports(port, 80),
+            protocol: 6,
+        };
+        let hash = key.hash(march_flow::HashSeed(7, 9));
+        (hash & 15, hash >> 48 & 15 | 1)
+    };
+    let ports: Vec<u16> = (1_024..60_000)
+        .filter(|port| pair(*port) == pair(1_024))
+        .take(30)
+        .collect();
+    assert_eq!(ports.len(), 30);
+    for port in ports {
+        let syn = from_client(ENDS[0]).tcp(port, 80, SYN);
+        let (verdict, _) = world.send(0, &syn.build());
+        if !matches!(verdict, Verdict::Forward { .. }) {
+            assert_eq!(verdict, Verdict::Drop(DropReason::TableFull));
+        }
+    }
+    let counters = world.pipeline.counters();
+    assert!((8..30).contains(&counters.flows.created.get()));
+    assert_eq!(counters.flows.evicted.get(), 0);
+}
+
+#[test]
 fn a_pool_of_nat_ports_runs_out_by_name_and_comes_back() {
     for ends in ENDS {
         let mut world = World::new();
