@@ -61,6 +61,11 @@ pub enum Entry {
         /// What it was.
         was: Arp,
     },
+    /// The device was told to let all multicast frames in.
+    AllMulticast {
+        /// Interface name.
+        interface: String,
+    },
     /// What arrives is dropped after packet sockets had it.
     IngressDrop {
         /// Interface name.

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 
 use crate::journal::{Entry, Journal, JournalError};
-use crate::kernel::change::{self, Added, Arp};
+use crate::kernel::change::{self, Added, Arp, Multicast};
 use crate::kernel::{KernelError, Prefix, sysctl};
 use crate::last_good::{hex, unhex};
 
@@ -291,6 +291,22 @@ impl Takeover {
         Ok(())
     }
 
+    /// Makes the device let in neighbour solicitations for addresses that the kernel does not have: the groups of services'
+    /// addresses are none that the kernel has joined.
+    pub async fn hear_all_multicast(
+        &mut self,
+        interface: &str,
+        link: u32,
+    ) -> Result<(), TakeoverError> {
+        if change::multicast_of(&self.handle, link).await? == Multicast::All {
+            return Ok(());
+        }
+        self.journal.add(Entry::AllMulticast {
+            interface: interface.to_owned(),
+        })?;
+        Ok(change::set_multicast(&self.handle, link, Multicast::All).await?)
+    }
+
     /// Takes a PCI device from its kernel driver and binds it to `vfio-pci`.
     pub fn take_device(&mut self, device: &str, driver: &str) -> Result<(), TakeoverError> {
         self.journal.add(Entry::Driver {
@@ -339,6 +355,10 @@ impl Takeover {
                     _ => Ok(()),
                 }
             }
+            Entry::AllMulticast { interface } => {
+                let link = self.index_of(interface).await?;
+                Ok(change::set_multicast(&self.handle, link, Multicast::Joined).await?)
+            }
             Entry::ArpOff { interface, was } => {
                 let link = self.index_of(interface).await?;
                 Ok(change::set_arp(&self.handle, link, *was).await?)
@@ -379,7 +399,7 @@ impl Takeover {
 fn rank(entry: &Entry) -> u8 {
     match entry {
         Entry::Driver { .. } => 0,
-        Entry::IngressDrop { .. } | Entry::ArpOff { .. } => 1,
+        Entry::IngressDrop { .. } | Entry::ArpOff { .. } | Entry::AllMulticast { .. } => 1,
         Entry::Sysctl { .. } => 2,
         Entry::Twin { .. } | Entry::Address { .. } => 3,
         Entry::Route { .. } => 4,
@@ -392,6 +412,7 @@ fn concerns(entry: &Entry, name: &str) -> bool {
         Entry::Address { interface, .. }
         | Entry::Route { interface, .. }
         | Entry::ArpOff { interface, .. }
+        | Entry::AllMulticast { interface }
         | Entry::IngressDrop { interface } => interface == name,
         Entry::Sysctl { path, .. } => path.split('/').any(|part| part == name),
         Entry::Twin { .. }
@@ -412,6 +433,7 @@ fn describe(entry: &Entry) -> String {
             interface, text, ..
         } => format!("route {text} through {interface}"),
         Entry::ArpOff { interface, .. } => format!("ARP on {interface}"),
+        Entry::AllMulticast { interface } => format!("multicast filter of {interface}"),
         Entry::IngressDrop { interface } => format!("reception by the kernel on {interface}"),
         Entry::Twin { name } => format!("twin {name}"),
         Entry::Driver { device, driver } => format!("device {device} to driver {driver}"),

@@ -263,6 +263,10 @@ async fn take_everything(state_dir: &Path) -> (Kernel, Takeover, twin::Tap) {
         .clone();
     let mut takeover = Takeover::open(state_dir, kernel.handle.clone()).expect("opens");
     takeover.stop_forwarding("left").expect("writes");
+    takeover
+        .hear_all_multicast("left", link.index)
+        .await
+        .expect("sets");
     let carried = takeover
         .take_addresses("left", link.index)
         .await

@@ -1,6 +1,6 @@
 //! What the daemon says.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use march_model::{FieldError, State};
 use march_proto::convert::{state_of_delta, state_of_snapshot};
@@ -8,9 +8,12 @@ use march_proto::v1::daemon_message::Message as FromDaemon;
 use march_proto::v1::node_message::Message as ToDaemon;
 use march_proto::v1::query::Query as Asked;
 use march_proto::v1::query_reply::Reply;
-use march_proto::v1::{Ack, AdminState, BackendAdmin, Nack, Query, QueryReply};
+use march_proto::v1::{
+    Ack, AdminState, BackendAdmin, Nack, NodeMessage, Query, QueryReply, Telemetry,
+};
+use tokio::sync::{mpsc, watch};
 
-use super::{Agent, Desired};
+use super::{Agent, Desired, REPORT_EVERY};
 use crate::compile::{Admin, AdminStates};
 use crate::engine::Engine;
 use crate::last_good::{Stored, StoredAdminState};
@@ -21,6 +24,7 @@ impl Agent {
         match message {
             Inbound::Connected(outgoing) => {
                 tracing::info!(event = "session.up", "connected to marchd");
+                tokio::spawn(show_life(outgoing.clone(), self.reported.subscribe()));
                 self.outgoing = Some(outgoing);
                 self.note_trouble("session", None);
                 self.report();
@@ -252,6 +256,35 @@ impl Agent {
                     tracing::error!(event = "last_good.refused", revision, %error, "the last good revision cannot run");
                 }
             }
+        }
+    }
+}
+
+/// An agent that is busy this long is not just starting an engine: the daemon is to see that it is silent.
+const BUSY_AT_MOST: Duration = Duration::from_mins(1);
+
+/// Repeats the last report while the agent is busy, so that a node that opens devices or waits for the verifier does not
+/// count as stale.
+async fn show_life(
+    outgoing: mpsc::Sender<NodeMessage>,
+    mut reported: watch::Receiver<(Telemetry, Instant)>,
+) {
+    loop {
+        match tokio::time::timeout(REPORT_EVERY * 2, reported.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => {
+                let (telemetry, since) = reported.borrow().clone();
+                if since.elapsed() < BUSY_AT_MOST {
+                    let message = Some(ToDaemon::Telemetry(telemetry));
+                    if outgoing.send(NodeMessage { message }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        if outgoing.is_closed() {
+            return;
         }
     }
 }

@@ -10,7 +10,7 @@ mod place;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use march_model::State;
 use march_pipeline::Counters;
@@ -109,6 +109,8 @@ pub struct Agent {
     outgoing: Option<mpsc::Sender<NodeMessage>>,
     running: watch::Sender<Running>,
     snapshot: Arc<Mutex<Snapshot>>,
+    /// The last report and when it was made, for the sign of life while an engine starts.
+    reported: watch::Sender<(Telemetry, Instant)>,
     troubles: BTreeMap<&'static str, String>,
 }
 
@@ -154,6 +156,7 @@ impl Agent {
             outgoing: None,
             running,
             snapshot: Arc::default(),
+            reported: watch::channel((Telemetry::default(), Instant::now())).0,
             troubles: BTreeMap::new(),
             kernel,
             takeover,
@@ -323,6 +326,8 @@ impl Agent {
             telemetry: telemetry.clone(),
         };
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.reported
+            .send_replace((telemetry.clone(), Instant::now()));
         self.tell(march_proto::v1::node_message::Message::Telemetry(telemetry));
     }
 

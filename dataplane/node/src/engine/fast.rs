@@ -118,6 +118,9 @@ async fn prepare_af_xdp(
     let mut taps = Vec::with_capacity(planned.len());
     for (port, link) in planned.iter().zip(&links) {
         takeover.stop_forwarding(&port.interface)?;
+        takeover
+            .hear_all_multicast(&port.interface, link.index)
+            .await?;
         let (tap, _) = twin::create(&kernel.handle, &port.interface, link.mac, link.mtu).await?;
         taps.push(Arc::new(tap));
     }

@@ -312,23 +312,66 @@ pub enum Arp {
 
 /// Turns ARP of a link on or off.
 pub async fn set_arp(handle: &Handle, link: u32, arp: Arp) -> Result<(), KernelError> {
-    let mut message = LinkMessage::default();
-    message.header.index = link;
-    message.header.change_mask = LinkFlags::Noarp;
-    if arp == Arp::Off {
-        message.header.flags = LinkFlags::Noarp;
-    }
-    ask(
-        handle,
-        &format!("set ARP {arp:?} on interface {link}"),
-        RouteNetlinkMessage::SetLink(message),
-        0,
-    )
-    .await
+    let value = match arp {
+        Arp::On => LinkFlags::empty(),
+        Arp::Off => LinkFlags::Noarp,
+    };
+    set_flag(handle, link, LinkFlags::Noarp, value).await
 }
 
 /// Whether ARP is on.
 pub async fn arp_of(handle: &Handle, link: u32) -> Result<Arp, KernelError> {
+    let is_off = flags_of(handle, link).await?.contains(LinkFlags::Noarp);
+    Ok(if is_off { Arp::Off } else { Arp::On })
+}
+
+/// Which multicast frames a link's device lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multicast {
+    /// All.
+    All,
+    /// Those of the groups that the kernel is in.
+    Joined,
+}
+
+/// Sets which multicast frames come in.
+pub async fn set_multicast(
+    handle: &Handle,
+    link: u32,
+    multicast: Multicast,
+) -> Result<(), KernelError> {
+    let value = match multicast {
+        Multicast::All => LinkFlags::Allmulti,
+        Multicast::Joined => LinkFlags::empty(),
+    };
+    set_flag(handle, link, LinkFlags::Allmulti, value).await
+}
+
+/// Which multicast frames come in.
+pub async fn multicast_of(handle: &Handle, link: u32) -> Result<Multicast, KernelError> {
+    let is_all = flags_of(handle, link).await?.contains(LinkFlags::Allmulti);
+    Ok(if is_all {
+        Multicast::All
+    } else {
+        Multicast::Joined
+    })
+}
+
+async fn set_flag(
+    handle: &Handle,
+    link: u32,
+    flag: LinkFlags,
+    value: LinkFlags,
+) -> Result<(), KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = link;
+    message.header.change_mask = flag;
+    message.header.flags = value;
+    let what = format!("set {flag:?} of interface {link}");
+    ask(handle, &what, RouteNetlinkMessage::SetLink(message), 0).await
+}
+
+async fn flags_of(handle: &Handle, link: u32) -> Result<LinkFlags, KernelError> {
     let answers = dump(handle, RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
     let found = answers.into_iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(message) if message.header.index == link => {
@@ -336,12 +379,7 @@ pub async fn arp_of(handle: &Handle, link: u32) -> Result<Arp, KernelError> {
         }
         _ => None,
     });
-    let flags = found.ok_or_else(|| KernelError::NoInterface(format!("with index {link}")))?;
-    Ok(if flags.contains(LinkFlags::Noarp) {
-        Arp::Off
-    } else {
-        Arp::On
-    })
+    found.ok_or_else(|| KernelError::NoInterface(format!("with index {link}")))
 }
 
 /// Gives a link its hardware address and MTU, then brings it up.
