@@ -89,7 +89,8 @@ pub fn target<C: Cursor>(frame: C, packet: &IpPacket) -> Option<Ipv6Addr> {
 /// Reads a message that [`is_neighbour`].
 ///
 /// `bad_arp` unless: hop limit 255, code 0, checksum right, at least 24 bytes, target no multicast, every option with a
-/// length, a duplicate probe sent to a solicited-node group without a link-layer address.
+/// length, a duplicate probe sent to a solicited-node group without a link-layer address, a solicitation from one station
+/// and not from a group.
 pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Neighbour, DropReason> {
     read(frame, packet).ok_or(DropReason::BadArp)
 }
@@ -108,6 +109,11 @@ fn read(frame: &[u8], packet: &IpPacket) -> Option<Neighbour> {
         let LinkAddress(sender_mac) = link_address(frame, packet, SOURCE_LINK_ADDRESS)?;
         let probe_is_fair = is_solicited_node(receiver) && sender_mac.is_none();
         if sender.is_any() && !probe_is_fair {
+            return None;
+        }
+        // The answer goes there: one frame must not become one for every station of the link.
+        let asks_from = sender_mac.or_else(|| ethernet::source(frame))?;
+        if sender.is_multicast() || ethernet::is_group(asks_from) {
             return None;
         }
         return Some(Neighbour::Solicitation(Solicitation {

@@ -96,6 +96,19 @@ fn a_probe_is_answered_to_all() {
 }
 
 #[test]
+fn a_group_asks_for_nothing() {
+    let group_option = [1, 1, 0x33, 0x33, 0, 0, 0, 1];
+    for packet in [
+        solicitation("ff02::1", GROUP, &source_option()),
+        solicitation("fe80::7", GROUP, &group_option),
+        solicitation("fe80::7", GROUP, &[]).macs(ethernet::BROADCAST, [0x33, 0x33, 0xff, 0, 0, 16]),
+        solicitation("::", GROUP, &[]).macs(ethernet::BROADCAST, [0x33, 0x33, 0xff, 0, 0, 16]),
+    ] {
+        assert_eq!(read(&packet), Err(DropReason::BadArp));
+    }
+}
+
+#[test]
 fn announcements() {
     let mut out = [0u8; 200];
     assert_eq!(announcement(&mut out, OWN, VIP), Some(FRAME_LEN));
