@@ -3,12 +3,14 @@
 use crate::clock::{Random, percentile, to_f64, tsc, tsc_per_ns};
 use crate::floor::{Floor, Frames, tuple_of};
 use crate::product::Product;
-use crate::traffic::{self, BUFFERS, Buffers, is_sound};
+use crate::traffic::{self, BUFFERS, Buffers, PART, PARTS, is_sound};
 
-/// Windows of one block: one pass over all buffers each, 50 to 100 microseconds.
-const WINDOWS: usize = 60;
-/// Windows at the start of a block that bring the caches to this side's state and are not counted.
+/// Passes over all buffers of one block.
+const PASSES: usize = 60;
+/// Passes at the start of a block that bring the caches to this side's state and are not counted.
 const WARM_UP: usize = 12;
+/// First packets in one window.
+const NEW: usize = 256;
 /// Blocks of each side.
 const ROUNDS: usize = 7;
 
@@ -69,23 +71,24 @@ fn compare(flows: u32, rate: f64) -> anyhow::Result<Pair> {
     let mut random = Random::new(0x5eed);
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        floors.push(block(rate, || {
-            for index in 0..BUFFERS {
-                let number = random.below(u64::from(flows)) as u32;
-                traffic::write(
-                    buffers.frame_mut(Buffers::line_of(index)),
-                    &tuple_of(number),
-                    0x10,
-                );
+        floors.push(block(rate, |part| {
+            if part == 0 {
+                for index in 0..BUFFERS {
+                    let number = random.below(u64::from(flows)) as u32;
+                    let line = buffers.frame_mut(Buffers::line_of(index));
+                    traffic::write(line, &tuple_of(number), 0x10);
+                }
             }
             let start = tsc();
-            floor.pass(&mut frames, &mut buffers);
+            floor.pass(&mut frames, &mut buffers, part);
             tsc() - start
         }));
-        ours.push(block(rate, || {
-            product.refill(&mut product_buffers, &mut random);
+        ours.push(block(rate, |part| {
+            if part == 0 {
+                product.refill(&mut product_buffers, &mut random);
+            }
             let start = tsc();
-            product.pass();
+            product.pass(part);
             tsc() - start
         }));
         if round == 0 {
@@ -125,11 +128,16 @@ fn compare(flows: u32, rate: f64) -> anyhow::Result<Pair> {
 
 /// Median over the windows of a block, nanoseconds per packet. A window that another guest of the machine stole does not
 /// move it.
-fn block(rate: f64, mut window: impl FnMut() -> u64) -> f64 {
-    let mut times: Vec<f64> = (0..WINDOWS)
-        .map(|_| to_f64(window()) / rate / to_f64(BUFFERS as u64))
-        .skip(WARM_UP)
-        .collect();
+fn block(rate: f64, mut window: impl FnMut(usize) -> u64) -> f64 {
+    let mut times = Vec::with_capacity(PASSES * PARTS);
+    for pass in 0..PASSES {
+        for part in 0..PARTS {
+            let ticks = window(part);
+            if pass >= WARM_UP {
+                times.push(to_f64(ticks) / rate / to_f64(PART as u64));
+            }
+        }
+    }
     percentile(&mut times, 50)
 }
 
@@ -145,30 +153,31 @@ fn verify(buffers: &Buffers, lost: u64, side: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// New sessions per second in millions, with about a million live: each window makes 4 096 while as many old ones time out.
+/// New sessions per second in millions, with about a million live: each window makes 256 while as many old ones time out.
 fn new_sessions(rate: f64) -> anyhow::Result<f64> {
     const CAPACITY: u32 = 1_500_000;
     const TIMEOUT_MS: u32 = 12_000;
-    const FILL: u32 = 2_500_000;
+    const FILL: u64 = 2_500_000;
     let mut buffers = Buffers::new()?;
     let mut product = Product::empty(CAPACITY, TIMEOUT_MS, &mut buffers)?;
     let (mut next, mut now_ms) = (0_u32, 1);
-    let mut window = |product: &mut Product| {
+    let mut times = Vec::new();
+    let mut pass = |product: &mut Product, times: &mut Vec<f64>| {
         Product::refill_new(&mut buffers, next);
         next += BUFFERS as u32;
-        let start = tsc();
-        now_ms = product.create(now_ms);
-        tsc() - start
-    };
-    while product.live() < CAPACITY as usize / 2 || product.evicted() == 0 {
-        window(&mut product);
-        if product.flows_made() > u64::from(FILL) {
-            break;
+        for first in (0..BUFFERS).step_by(NEW) {
+            let start = tsc();
+            now_ms = product.create(first, NEW, now_ms);
+            times.push(to_f64(tsc() - start) / rate / to_f64(NEW as u64));
         }
+    };
+    while product.flows_made() < FILL {
+        pass(&mut product, &mut times);
     }
-    let mut times: Vec<f64> = (0..400)
-        .map(|_| to_f64(window(&mut product)) / rate / to_f64(BUFFERS as u64))
-        .collect();
+    times.clear();
+    for _ in 0..200 {
+        pass(&mut product, &mut times);
+    }
     anyhow::ensure!(
         product.lost == 0,
         "{} first packets were not forwarded",
@@ -191,7 +200,9 @@ fn only_passes(flows: u32, passes: usize) -> anyhow::Result<()> {
     let mut random = Random::new(0x5eed);
     for _ in 0..passes {
         product.refill(&mut buffers, &mut random);
-        product.pass();
+        for part in 0..PARTS {
+            product.pass(part);
+        }
     }
     println!(
         "{passes} passes of {BUFFERS} packets, {} lost",

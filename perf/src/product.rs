@@ -19,7 +19,7 @@ use march_wire::tuple::IpPrefix;
 use march_wire::{Buffer, Verdict};
 
 use crate::clock::Random;
-use crate::traffic::{self, BUFFERS, Buffers, FRAME_LEN, OUR_MAC, Tuple};
+use crate::traffic::{self, BUFFERS, Buffers, FRAME_LEN, OUR_MAC, PART, Tuple};
 
 /// Ports of the configuration.
 const WAN: u16 = 0;
@@ -359,10 +359,10 @@ impl Product {
         }
     }
 
-    /// Processes every buffer once, as an lcore would: clock, burst, verdicts, expiry.
+    /// Processes every buffer of one part, as an lcore would: clock, burst, verdicts, expiry.
     #[inline(never)]
-    pub fn pass(&mut self) {
-        for first in (0..BUFFERS).step_by(BURST) {
+    pub fn pass(&mut self, part: usize) {
+        for first in (part * PART..(part + 1) * PART).step_by(BURST) {
             self.forward(first, BURST, port_of(first));
         }
     }
@@ -404,12 +404,12 @@ impl Product {
         }
     }
 
-    /// Processes every buffer as a first packet, while the clock goes on by one millisecond for each burst, so that old
+    /// Processes the buffers from `start` on, `count` of them, as first packets, while the clock goes on by one millisecond for each burst, so that old
     /// flows end at the rate at which new ones come.
     #[inline(never)]
-    pub fn create(&mut self, start_ms: u32) -> u32 {
+    pub fn create(&mut self, start: usize, count: usize, start_ms: u32) -> u32 {
         let mut now = Now { ms: start_ms };
-        for first in (0..BUFFERS).step_by(BURST) {
+        for first in (start..start + count).step_by(BURST) {
             self.burst(first, BURST, WAN, now);
             now.ms = now.ms.wrapping_add(1);
             self.pipeline.expire(&self.generation, now);

@@ -2,7 +2,7 @@
 
 use super::table::{Entry, MISS, Table};
 use crate::memory::prefetch;
-use crate::traffic::{BUFFERS, Buffers, FRAME_LEN, Line, OUR_MAC, Tuple};
+use crate::traffic::{BUFFERS, Buffers, FRAME_LEN, Line, OUR_MAC, PART, Tuple};
 
 const BATCH: usize = 64;
 const SERVICES: usize = 64;
@@ -178,16 +178,17 @@ impl Floor {
         })
     }
 
-    /// Forwards every buffer once.
+    /// Forwards every buffer of one part.
     #[inline(never)]
-    pub fn pass(&mut self, frames: &mut Frames, buffers: &mut Buffers) {
+    pub fn pass(&mut self, frames: &mut Frames, buffers: &mut Buffers, part: usize) {
         self.now += 1;
+        let part = part * PART..(part + 1) * PART;
         let Frames {
             received,
             transmitted,
         } = frames;
-        let (received, _) = received.as_chunks::<BATCH>();
-        let (transmitted, _) = transmitted.as_chunks_mut::<BATCH>();
+        let (received, _) = received[part.clone()].as_chunks::<BATCH>();
+        let (transmitted, _) = transmitted[part].as_chunks_mut::<BATCH>();
         fetch(buffers, &received[0]);
         for (index, (batch, sent)) in received.iter().zip(transmitted).enumerate() {
             if let Some(next) = received.get(index + 1) {
@@ -371,7 +372,9 @@ mod tests {
                 0x10,
             );
         }
-        floor.pass(&mut frames, &mut buffers);
+        for part in 0..traffic::PARTS {
+            floor.pass(&mut frames, &mut buffers, part);
+        }
         assert_eq!(floor.lost, 0);
         for index in 0..BUFFERS {
             let frame = &buffers.frame(Buffers::line_of(index))[..FRAME_LEN];
