@@ -63,6 +63,13 @@ pub fn all(tier: Tier) -> String {
     [ports(tier.asked_for()), services(), pools(), denial()].concat()
 }
 
+/// Everything but the health checks, so that nothing moves unless a client makes it.
+pub fn without_checks(tier: Tier) -> String {
+    let all = all(tier);
+    let lines = all.lines().filter(|line| !line.contains("healthCheck:"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The two ports of the node, both asking for `tier`.
 pub fn ports(tier: &str) -> String {
     port("wan", WAN, tier) + &port("lan", LAN, tier)

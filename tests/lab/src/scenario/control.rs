@@ -21,11 +21,22 @@ fn unharmed(findings: &mut Findings, what: &str, report: &Report) {
     findings.check(what, good, report.tally());
 }
 
+/// The generation once it stands still: after a start, neighbours are still being resolved.
+fn settled_generation(lab: &Lab) -> Result<u64> {
+    let mut last = lab.product().fresh_telemetry()?.generation;
+    poll::until_ok("the generation stands still", PATIENCE, || {
+        let now = lab.product().fresh_telemetry()?.generation;
+        let before = std::mem::replace(&mut last, now);
+        ensure!(before == now, "it went from {before} to {now}");
+        Ok(now)
+    })
+}
+
 pub(super) fn daemon_killed(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
     let udp = Load::start(&Plan::new(Kind::Udp, VIP4, 9000).rate(300))?;
     let web = Load::start(&Plan::new(Kind::Http, VIP6, 80).rate(100))?;
     udp.more(200, WITHIN)?;
-    let generation = lab.product().fresh_telemetry()?.generation;
+    let generation = settled_generation(lab)?;
     let revision = lab.product().node_status()?.running_revision;
 
     if let Some(mut daemon) = lab.product_mut().daemon.take() {
@@ -45,8 +56,15 @@ pub(super) fn daemon_killed(lab: &mut Lab, findings: &mut Findings) -> Result<()
     })?;
     udp.more(300, WITHIN)?;
     let telemetry = lab.product().fresh_telemetry()?;
+    // A daemon knows the timings of each push that was acknowledged since it started.
+    let pushed = lab.product().node_status()?.timings;
+    findings.check(
+        "after the restart: no push",
+        pushed.is_none(),
+        format_args!("{pushed:?}"),
+    );
     findings.equal(
-        "generation after the restart: no push",
+        "generation after the restart",
         &telemetry.generation,
         &generation,
     );
