@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Agent, Desired, REPORT_EVERY};
 use crate::compile::{Admin, AdminStates};
 use crate::engine::Engine;
+use crate::ladder::Family;
 use crate::last_good::{Stored, StoredAdminState};
 use crate::session::Inbound;
 
@@ -222,6 +223,9 @@ impl Agent {
             tracing::error!(event = "last_good.damaged", %error, "a last-good file cannot be used");
         }
         let Some(stored) = stored else {
+            if self.options.tier_limit != Some(Family::Socket) {
+                self.resources.programs.preload(USUAL_PORTS);
+            }
             tracing::info!(
                 event = "last_good.none",
                 "nothing to start from; waiting for marchd"
@@ -259,6 +263,9 @@ impl Agent {
         }
     }
 }
+
+/// Ports that a node is expected to have, before it has been told.
+const USUAL_PORTS: usize = 2;
 
 /// An agent that is busy this long is not just starting an engine: the daemon is to see that it is silent.
 const BUSY_AT_MOST: Duration = Duration::from_mins(1);

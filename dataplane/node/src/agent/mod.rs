@@ -19,8 +19,8 @@ use march_tables::{Generation, Publisher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::compile::{AdminStates, Compiled, Slots};
-use crate::engine::{Engine, LcoreOptions};
+use crate::compile::{AdminStates, Compiled, FastPort, Slots};
+use crate::engine::{Engine, LcoreOptions, Resources};
 use crate::health::{HealthEvent, ProbeTarget, Prober};
 use crate::kernel::{Kernel, KernelError, Resolver};
 use crate::ladder::{Family, Taking, Tier};
@@ -101,7 +101,7 @@ pub struct Agent {
     seen_interfaces: BTreeSet<String>,
     engine: Engine,
     compiled: Option<Compiled>,
-    eal: crate::engine::Eal,
+    resources: Resources,
     targets: watch::Sender<Vec<ProbeTarget>>,
     prober: Prober,
     health: mpsc::Receiver<HealthEvent>,
@@ -148,7 +148,7 @@ impl Agent {
             seen_interfaces: BTreeSet::new(),
             engine: Engine::Idle,
             compiled: None,
-            eal: crate::engine::Eal::default(),
+            resources: Resources::default(),
             prober: Prober::spawn(targets_seen, health_sender),
             targets,
             health,
@@ -251,25 +251,43 @@ impl Agent {
     }
 
     async fn on_kernel_change(&mut self) {
-        let present = self.present_interfaces();
-        if present != self.seen_interfaces && !self.specs.is_empty() {
-            tracing::info!(
-                event = "agent.interfaces_changed",
-                ?present,
-                "interfaces came or went; ports are placed again"
-            );
-            self.failed.clear();
-            self.place_ports().await;
-        }
+        self.follow_interfaces().await;
         self.refresh("kernel").await;
     }
 
+    /// Places the ports again if interfaces came or went: as soon as that is quick, so that what runs goes on meanwhile.
+    async fn follow_interfaces(&mut self) {
+        let present = self.present_interfaces();
+        if present == self.seen_interfaces || self.specs.is_empty() || !self.are_programs_ready() {
+            return;
+        }
+        tracing::info!(
+            event = "agent.interfaces_changed",
+            ?present,
+            "interfaces came or went; ports are placed again"
+        );
+        self.failed.clear();
+        self.place_ports().await;
+    }
+
+    /// Interfaces of our ports that could be driven: those that are up, and those that are driven whatever their state.
+    /// A device that DPDK drives may have no interface in the kernel at all.
     fn present_interfaces(&self) -> BTreeSet<String> {
+        let (driven, is_dpdk): (&[FastPort], bool) = match &self.engine {
+            Engine::Fast(engine) => (&engine.ports, engine.family == Family::Dpdk),
+            _ => (&[], false),
+        };
         let kernel = self.kernel.mirror.read();
         self.specs
             .iter()
             .map(|spec| spec.interface.clone())
-            .filter(|interface| kernel.link_named(interface).is_some())
+            .filter(|interface| {
+                let is_driven = driven.iter().any(|port| port.interface == *interface);
+                match kernel.link_named(interface) {
+                    Some(link) => link.is_up || is_driven,
+                    None => is_driven && is_dpdk,
+                }
+            })
             .collect()
     }
 
@@ -290,6 +308,11 @@ impl Agent {
                     .get(&(link, address))
                     .is_some_and(|neighbour| neighbour.mac.is_some())
             });
+        }
+        let before = self.seen_interfaces.clone();
+        self.follow_interfaces().await;
+        if before != self.seen_interfaces {
+            self.refresh("interfaces").await;
         }
         if self.publisher.reclaim() == 0 {
             let traffic = &self.traffic;

@@ -9,7 +9,7 @@ use super::Agent;
 use super::apply::first_generation;
 use crate::engine::{self, Engine, EngineError, PlannedPort, SocketEngine, counter_limits};
 use crate::ladder::{
-    Assessment, Facts, Limits, Placement, PortState, agree, assess, guarded_links,
+    Assessment, Facts, Limits, Placement, PortState, Tier, agree, assess, guarded_links,
 };
 use crate::ports::PortStatus;
 
@@ -18,6 +18,7 @@ impl Agent {
     ///
     /// A tier that does not start is noted as passed over and the ladder goes on below it, so this always ends.
     pub(super) async fn place_ports(&mut self) {
+        self.load_programs();
         if !matches!(self.engine, Engine::Idle) {
             tracing::warn!(
                 event = "engine.restart",
@@ -27,7 +28,6 @@ impl Agent {
         loop {
             self.stop_engine();
             self.takeover.give_back().await;
-            self.seen_interfaces = self.present_interfaces();
             let placements = agree(&self.assess_ports());
             self.statuses = self
                 .specs
@@ -49,7 +49,28 @@ impl Agent {
                 Err(error) => self.pass_over(&planned, &error),
             }
         }
+        self.seen_interfaces = self.present_interfaces();
         self.say_placements();
+    }
+
+    fn programs_needed(&self) -> usize {
+        let assessments = self.assess_ports();
+        let needs = |assessment: &&Assessment| assessment.possible.first() == Some(&Tier::AfXdp);
+        assessments.values().filter(needs).count()
+    }
+
+    /// Whether the programs that the ports may need are there; starts loading them if not.
+    pub(super) fn are_programs_ready(&mut self) -> bool {
+        let count = self.programs_needed();
+        self.resources.programs.preload(count);
+        self.resources.programs.is_settled()
+    }
+
+    /// Has the programs ready that the ports may need, while what runs still runs.
+    fn load_programs(&mut self) {
+        let count = self.programs_needed();
+        // An error comes again, and is told, when the engine asks for them.
+        let _ = self.resources.programs.ensure(count);
     }
 
     pub(super) fn stop_engine(&mut self) {
@@ -93,7 +114,7 @@ impl Agent {
                     .placement
                     .tier
                     .clone()
-                    .filter(crate::ladder::Tier::is_fast)?;
+                    .filter(Tier::is_fast)?;
                 Some(PlannedPort {
                     name: spec.name.clone(),
                     interface: spec.interface.clone(),
@@ -123,8 +144,13 @@ impl Agent {
     }
 
     async fn start_fast(&mut self, planned: &[PlannedPort]) -> Result<(), EngineError> {
-        let prepared =
-            engine::prepare(planned, &self.kernel, &mut self.takeover, &mut self.eal).await?;
+        let prepared = engine::prepare(
+            planned,
+            &self.kernel,
+            &mut self.takeover,
+            &mut self.resources,
+        )
+        .await?;
         // The mirror must know the twins' addresses before the first generation is compiled from it.
         self.kernel.settle().await?;
         let compiled = self

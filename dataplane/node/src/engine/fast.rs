@@ -12,7 +12,9 @@ use march_tables::{Config, Reader};
 use march_wire::DropReason;
 
 use super::dpdk::{self, Eal};
-use super::{EngineError, IdleChoice, LcoreOptions, PlannedPort, steering, xsk};
+use super::{
+    EngineError, IdleChoice, LcoreOptions, PlannedPort, Programs, Resources, steering, xsk,
+};
 use crate::compile::{FastPort, PeerOffload};
 use crate::kernel::Kernel;
 use crate::kernel::state::Link;
@@ -90,14 +92,14 @@ pub async fn prepare(
     planned: &[PlannedPort],
     kernel: &Kernel,
     takeover: &mut Takeover,
-    eal: &mut Eal,
+    resources: &mut Resources,
 ) -> Result<Prepared, EngineError> {
     let family = planned
         .first()
         .map_or(Family::Socket, |port| port.tier.family());
     match family {
-        Family::AfXdp => prepare_af_xdp(planned, kernel, takeover).await,
-        Family::Dpdk => prepare_dpdk(planned, kernel, takeover, eal).await,
+        Family::AfXdp => prepare_af_xdp(planned, kernel, takeover, &mut resources.programs).await,
+        Family::Dpdk => prepare_dpdk(planned, kernel, takeover, &mut resources.eal).await,
         Family::Socket => Err(EngineError::Node(
             "the socket rung has no lcores".to_owned(),
         )),
@@ -108,13 +110,14 @@ async fn prepare_af_xdp(
     planned: &[PlannedPort],
     kernel: &Kernel,
     takeover: &mut Takeover,
+    programs: &mut Programs,
 ) -> Result<Prepared, EngineError> {
     let links = planned
         .iter()
         .map(|port| link_of(port, kernel))
         .collect::<Result<Vec<Link>, _>>()?;
     let macs: Vec<[u8; 6]> = links.iter().map(|link| link.mac).collect();
-    let opened = xsk::open(planned, &macs)?;
+    let opened = xsk::open(planned, &macs, programs)?;
     let mut taps = Vec::with_capacity(planned.len());
     for (port, link) in planned.iter().zip(&links) {
         takeover.stop_forwarding(&port.interface)?;

@@ -8,6 +8,7 @@
 
 mod dpdk;
 mod fast;
+mod programs;
 mod socket;
 mod steering;
 mod xsk;
@@ -20,6 +21,7 @@ use crate::takeover::TakeoverError;
 
 pub use dpdk::Eal;
 pub use fast::{FastEngine, PortCounts, Prepared, counter_limits, prepare};
+pub use programs::Programs;
 pub use socket::SocketEngine;
 
 /// A port that an engine is to run.
@@ -91,6 +93,15 @@ impl EngineError {
             reason: brief(&reason.to_string()),
         }
     }
+}
+
+/// What outlives an engine.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// DPDK's environment.
+    pub eal: Eal,
+    /// Steering programs, loaded ahead.
+    pub programs: Programs,
 }
 
 /// What runs.

@@ -4,7 +4,7 @@ use march_bpf_loader::Steering;
 use march_port::PortGroup;
 use march_port::xsk::{XskConfig, XskMode, XskPort, XskTarget};
 
-use super::{EngineError, PlannedPort};
+use super::{EngineError, PlannedPort, Programs};
 
 /// The receive queue that carries everything. More queues are for several lcores.
 const QUEUE: u32 = 0;
@@ -16,7 +16,11 @@ pub(super) struct Opened {
     pub modes: Vec<String>,
 }
 
-pub(super) fn open(ports: &[PlannedPort], macs: &[[u8; 6]]) -> Result<Opened, EngineError> {
+pub(super) fn open(
+    ports: &[PlannedPort],
+    macs: &[[u8; 6]],
+    programs: &mut Programs,
+) -> Result<Opened, EngineError> {
     for port in ports {
         refuse_many_queues(port)?;
     }
@@ -29,7 +33,12 @@ pub(super) fn open(ports: &[PlannedPort], macs: &[[u8; 6]]) -> Result<Opened, En
         .collect();
     let group =
         XskPort::group(&targets, &XskConfig::default()).map_err(|error| blame(ports, &error))?;
-    let mut steering = load_programs(ports)?;
+    let mut steering = programs
+        .take(ports.len())
+        .map_err(|error| match ports.first() {
+            Some(port) => EngineError::port(port, error),
+            None => EngineError::Node(error),
+        })?;
     let mut modes = Vec::with_capacity(ports.len());
     for (((port, socket), mac), program) in
         ports.iter().zip(group.ports()).zip(macs).zip(&mut steering)
@@ -50,25 +59,6 @@ pub(super) fn open(ports: &[PlannedPort], macs: &[[u8; 6]]) -> Result<Opened, En
         steering,
         modes,
     })
-}
-
-/// Loads the program of every port, all at once: the verifier takes its time for each.
-fn load_programs(ports: &[PlannedPort]) -> Result<Vec<Steering>, EngineError> {
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let loading: Vec<_> = ports.iter().map(|_| scope.spawn(Steering::load)).collect();
-        loading
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect()
-    });
-    results
-        .into_iter()
-        .zip(ports)
-        .map(|(result, port)| match result {
-            Ok(loaded) => loaded.map_err(|error| EngineError::port(port, error)),
-            Err(_) => Err(EngineError::port(port, "loading the XDP program panicked")),
-        })
-        .collect()
 }
 
 /// Frames that the NIC puts into another queue than ours would never be seen.

@@ -99,6 +99,11 @@ fn obstacle(interface: &str, tier: &Tier, facts: &Facts, limits: &Limits) -> Opt
     if let Some(error) = limits.failed.get(tier) {
         return Some(error.clone());
     }
+    if tier.is_fast() && facts.link.is_some() && !facts.is_up {
+        return Some(format!(
+            "interface {interface} is down; bring it up: ip link set {interface} up"
+        ));
+    }
     match tier {
         Tier::Dpdk => dpdk_obstacle(interface, facts),
         Tier::DpdkVirtual(driver) => virtual_obstacle(*driver, facts),
@@ -226,6 +231,7 @@ mod tests {
             free_hugepage_bytes: 1 << 30,
             has_vfio: true,
             af_xdp_error: None,
+            is_up: true,
             may_load_bpf: true,
             may_configure: true,
             may_open_raw: true,
@@ -320,6 +326,16 @@ mod tests {
             ..veth()
         };
         assert!(why(&auto(&facts), &Tier::AfXdp).contains("not an Ethernet"));
+    }
+
+    #[test]
+    fn an_interface_that_is_down_is_left_to_the_kernel() {
+        let assessment = auto(&Facts {
+            is_up: false,
+            ..able()
+        });
+        assert_eq!(assessment.possible, [Tier::Socket]);
+        assert!(why(&assessment, &Tier::AfXdp).contains("ip link set eth1 up"));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Facts {
     pub has_vfio: bool,
     /// The kernel knows `AF_XDP`; else its error.
     pub af_xdp_error: Option<String>,
+    /// The interface is administratively up.
+    pub is_up: bool,
     /// This process may load BPF programs.
     pub may_load_bpf: bool,
     /// This process may configure interfaces.
@@ -67,6 +69,7 @@ impl Facts {
             free_hugepage_bytes: free_hugepage_bytes(),
             has_vfio: Path::new("/dev/vfio/vfio").exists(),
             af_xdp_error: af_xdp_error(),
+            is_up: kernel.link_named(interface).is_some_and(|link| link.is_up),
             may_load_bpf: has(CAP_BPF) || has(CAP_SYS_ADMIN),
             may_configure: has(CAP_NET_ADMIN),
             may_open_raw: has(CAP_NET_RAW),
