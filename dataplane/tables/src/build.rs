@@ -106,9 +106,9 @@ const MAX_STALE_ADJACENCIES: usize = 8192;
 /// Compiles `config` into the generation after `previous`, sharing every part that did not change.
 ///
 /// The epoch moves (wrapping, skipping 0) when anything changed that a flow remembers: rules, services, local or NAT
-/// addresses, routes, or a neighbour that was unknown and now is known. It stays when only backends, pools, health or a
-/// MAC address or MTU changed: those a flow reads through ids. A backend's own next hop is one of those, and the caller
-/// must treat a remembered [`NONE`] as a question to ask again.
+/// addresses, routes, or the numbers of next hops. It stays when only backends, pools, health, a neighbour, a MAC address
+/// or an MTU changed: those a flow reads through ids. A backend's own next hop is one of those, and the caller must treat
+/// a remembered [`NONE`] as a question to ask again.
 ///
 /// # Errors
 /// The first thing found that cannot be compiled; see [`BuildError`].
@@ -150,7 +150,7 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         ports,
     };
     if let Some(old) = previous {
-        let moved = next_hops.is_new_to_flows || is_new_to_flows(old, &next);
+        let moved = next_hops.is_renumbered || is_new_to_flows(old, &next);
         next.epoch = if moved { after(old.epoch) } else { old.epoch };
     }
     Ok(next)
@@ -282,8 +282,6 @@ fn too_many(what: &'static str, count: usize) -> Result<(), BuildError> {
 /// Next hops of the generation being built: the previous ones first, so that ids stay.
 struct NextHops {
     neighbours: Arc<Neighbours>,
-    /// A neighbour or gateway that no flow can have seen as known is known now, or ids were given anew.
-    is_new_to_flows: bool,
     /// Ids of the previous generation mean nothing here.
     is_renumbered: bool,
 }
@@ -306,11 +304,9 @@ impl NextHops {
             .filter(|old| old.keys().len() <= limit);
         let mut hops = Self {
             neighbours: kept.map(Arc::clone).unwrap_or_default(),
-            is_new_to_flows: kept.is_none(),
             is_renumbered: kept.is_none(),
         };
         for (port, address) in needed() {
-            hops.is_new_to_flows |= hops.neighbours.find(port, address).is_none();
             hops.intern(port, address)?;
         }
         Ok(hops)
