@@ -243,16 +243,19 @@ impl<F: IpVersion> Side<F> {
             self.remove(index, &shared.counters);
             return Err(Verdict::Drop(DropReason::PolicyChanged));
         }
-        for traffic in traffic_of(&flow, &shared.counters) {
-            traffic.flows.subtract(1);
+        // The backend's gauge stays as it is, even for a moment: at 0 its slot may be given to another backend.
+        let service = service.unwrap_or(NONE);
+        let gauge = |id: u16| shared.counters.services.get(usize::from(id));
+        if let Some(before) = gauge(flow.service) {
+            before.flows.subtract(1);
+        }
+        if let Some(after) = gauge(service) {
+            after.flows.add(1);
         }
         let flow = self.flows.flow_mut(index);
-        flow.service = service.unwrap_or(NONE);
+        flow.service = service;
         flow.next_hop = [NONE; 2];
         flow.epoch = context.generation.epoch;
-        for traffic in traffic_of(flow, &shared.counters) {
-            traffic.flows.add(1);
-        }
         Ok(())
     }
 
