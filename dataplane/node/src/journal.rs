@@ -71,11 +71,6 @@ pub enum Entry {
         /// Interface name.
         interface: String,
     },
-    /// A TAP interface was made.
-    Twin {
-        /// Its name.
-        name: String,
-    },
     /// A device was taken from its kernel driver.
     Driver {
         /// PCI address.

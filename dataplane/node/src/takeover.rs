@@ -321,7 +321,7 @@ impl Takeover {
             Entry::Sysctl { path, value } if Path::new(path).exists() => {
                 Ok(sysctl::write(path, value)?)
             }
-            Entry::Sysctl { .. } | Entry::Twin { .. } => Ok(()),
+            Entry::Sysctl { .. } => Ok(()),
             Entry::Blackhole { address, len } => Ok(change::remove_blackhole(
                 &self.handle,
                 Prefix {
@@ -401,7 +401,7 @@ fn rank(entry: &Entry) -> u8 {
         Entry::Driver { .. } => 0,
         Entry::IngressDrop { .. } | Entry::ArpOff { .. } | Entry::AllMulticast { .. } => 1,
         Entry::Sysctl { .. } => 2,
-        Entry::Twin { .. } | Entry::Address { .. } => 3,
+        Entry::Address { .. } => 3,
         Entry::Route { .. } => 4,
         Entry::Blackhole { .. } | Entry::ServiceAddress { .. } => 5,
     }
@@ -415,10 +415,7 @@ fn concerns(entry: &Entry, name: &str) -> bool {
         | Entry::AllMulticast { interface }
         | Entry::IngressDrop { interface } => interface == name,
         Entry::Sysctl { path, .. } => path.split('/').any(|part| part == name),
-        Entry::Twin { .. }
-        | Entry::Driver { .. }
-        | Entry::Blackhole { .. }
-        | Entry::ServiceAddress { .. } => false,
+        Entry::Driver { .. } | Entry::Blackhole { .. } | Entry::ServiceAddress { .. } => false,
     }
 }
 
@@ -435,7 +432,6 @@ fn describe(entry: &Entry) -> String {
         Entry::ArpOff { interface, .. } => format!("ARP on {interface}"),
         Entry::AllMulticast { interface } => format!("multicast filter of {interface}"),
         Entry::IngressDrop { interface } => format!("reception by the kernel on {interface}"),
-        Entry::Twin { name } => format!("twin {name}"),
         Entry::Driver { device, driver } => format!("device {device} to driver {driver}"),
         Entry::ServiceAddress { address, interface } => {
             format!("service address {address} on {interface}")

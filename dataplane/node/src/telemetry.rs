@@ -228,11 +228,9 @@ fn services(sources: &Sources<'_>, traffic: impl Fn(usize) -> Traffic) -> Vec<Se
     };
     compiled
         .config
-        .services
-        .iter()
-        .enumerate()
-        .map(|(index, service)| {
-            let traffic = traffic(index);
+        .live_services()
+        .map(|(id, service)| {
+            let traffic = traffic(usize::from(id));
             ServiceTelemetry {
                 name: service.name.to_string(),
                 packets: traffic.packets[0],

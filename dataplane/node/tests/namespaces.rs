@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use marchdp::kernel::state::RouteAction;
 use marchdp::kernel::{Kernel, KernelState, Prefix, Resolver, sysctl};
+use marchdp::last_good::{LastGood, Stored};
 use marchdp::takeover::Takeover;
 use marchdp::twin;
 
@@ -167,32 +168,7 @@ fn mirror_takes_the_hops_of_a_multipath_route() {
 #[test]
 fn resolver_makes_the_kernel_find_a_neighbour() {
     in_namespace("resolver_makes_the_kernel_find_a_neighbour", || async {
-        // The other end lives in a namespace of its own, held by a sleeping process.
-        let mut holder = Command::new("unshare")
-            .args(["--net", "sleep", "60"])
-            .spawn()
-            .expect("starts");
-        let pid = holder.id().to_string();
-        let own = std::fs::read_link("/proc/self/ns/net").expect("readable");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|other| other == own) {
-            assert!(Instant::now() < deadline, "no namespace");
-            std::thread::yield_now();
-        }
-        run(&["ip", "link", "set", "right", "netns", &pid]);
-        let there = |command: &[&str]| run(&[&["nsenter", "-t", &pid, "-n"], command].concat());
-        there(&["ip", "addr", "add", "192.0.2.2/24", "dev", "right"]);
-        there(&[
-            "ip",
-            "-6",
-            "addr",
-            "add",
-            "2001:db8::2/64",
-            "dev",
-            "right",
-            "nodad",
-        ]);
-        there(&["ip", "link", "set", "right", "up"]);
+        let _peer = Peer::with_link("right", &["192.0.2.2/24", "2001:db8::2/64"]);
         run(&["ip", "addr", "add", "192.0.2.1/24", "dev", "left"]);
         run(&[
             "ip",
@@ -236,8 +212,245 @@ fn resolver_makes_the_kernel_find_a_neighbour() {
             resolver.tick(|_, _| false);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        holder.kill().expect("was running");
-        holder.wait().expect("ended");
+    });
+}
+
+/// A namespace of its own for the other end of a link, held by a sleeping process.
+struct Peer {
+    holder: std::process::Child,
+}
+
+impl Peer {
+    /// Moves `link` there and gives it `addresses`.
+    fn with_link(link: &str, addresses: &[&str]) -> Self {
+        let holder = Command::new("unshare")
+            .args(["--net", "sleep", "300"])
+            .spawn()
+            .expect("starts");
+        let peer = Self { holder };
+        let own = std::fs::read_link("/proc/self/ns/net").expect("readable");
+        let theirs = format!("/proc/{}/ns/net", peer.holder.id());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::fs::read_link(&theirs).is_ok_and(|other| other == own) {
+            assert!(Instant::now() < deadline, "no namespace");
+            std::thread::yield_now();
+        }
+        let pid = peer.holder.id().to_string();
+        run(&["ip", "link", "set", link, "netns", &pid]);
+        peer.run(&["ip", "link", "set", "lo", "up"]);
+        for address in addresses {
+            let family = if address.contains(':') { "-6" } else { "-4" };
+            let mut command = vec!["ip", family, "addr", "add", address, "dev", link];
+            command.extend(address.contains(':').then_some("nodad"));
+            peer.run(&command);
+        }
+        peer.run(&["ip", "link", "set", link, "up"]);
+        let off = [
+            "ethtool", "-K", link, "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+        ];
+        peer.run(&off);
+        peer
+    }
+
+    fn command(&self, command: &[&str]) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside
+            .args(["-t", &self.holder.id().to_string(), "-n"])
+            .args(command);
+        inside
+    }
+
+    fn run(&self, command: &[&str]) -> String {
+        let output = self.command(command).output().expect("nsenter starts");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A process that ends with the value.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn documents(tier: &str) -> String {
+    format!(
+        "apiVersion: marchproxy/v1
+kind: Port
+metadata: {{ name: wan0 }}
+spec: {{ node: test, interface: left, tier: \"{tier}\" }}
+---
+apiVersion: marchproxy/v1
+kind: Port
+metadata: {{ name: lan0 }}
+spec: {{ node: test, interface: inner, tier: \"{tier}\" }}
+---
+apiVersion: marchproxy/v1
+kind: Service
+metadata: {{ name: echo }}
+spec: {{ address: 10.1.0.10, port: 80, protocol: tcp, pool: echo }}
+---
+apiVersion: marchproxy/v1
+kind: Service
+metadata: {{ name: echo6 }}
+spec: {{ address: \"fd00:1::10\", port: 80, protocol: tcp, pool: echo6 }}
+---
+apiVersion: marchproxy/v1
+kind: Pool
+metadata: {{ name: echo }}
+spec: {{ backends: [ {{ address: 10.2.0.11, port: 8080 }} ] }}
+---
+apiVersion: marchproxy/v1
+kind: Pool
+metadata: {{ name: echo6 }}
+spec: {{ backends: [ {{ address: \"fd00:2::11\", port: 8080 }} ] }}
+"
+    )
+}
+
+/// What a daemon would have left on disk for this tier.
+fn write_last_good(state_dir: &Path, tier: &str) {
+    let source = march_model::Source {
+        name: "test.yaml".into(),
+        text: documents(tier),
+    };
+    let state = march_model::State::default()
+        .plan(
+            march_model::Batch::parse(&[source]),
+            march_model::Others::Keep,
+        )
+        .expect("the documents are valid")
+        .state;
+    let stored = Stored {
+        revision: 1,
+        content_hash: state.hash().to_string(),
+        documents: state
+            .documents()
+            .map(|document| document.canonical().to_owned())
+            .collect(),
+        admin_states: Vec::new(),
+    };
+    LastGood::new(state_dir).promote(&stored).expect("writes");
+}
+
+/// Asks until the answer comes.
+fn ask_until_answered(client: &Peer, target: &str, tier: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = client
+            .command(&[
+                "socat",
+                "-u",
+                &format!("TCP:{target}:80,connect-timeout=2"),
+                "-",
+            ])
+            .stdin(Stdio::null())
+            .output()
+            .expect("socat starts");
+        if output.stdout == b"hello\n" {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{tier}: no answer from {target}: {output:?}"
+        );
+    }
+}
+
+/// The whole program, from last-good and without a daemon, on one tier.
+fn carries_tcp_and_ping(tier: &str) {
+    run(&[
+        "ip", "link", "add", "inner", "type", "veth", "peer", "name", "outer",
+    ]);
+    run(&["ip", "link", "set", "inner", "up"]);
+    for link in ["left", "inner"] {
+        run(&[
+            "ethtool", "-K", link, "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+        ]);
+    }
+    for (link, v4, v6) in [
+        ("left", "10.1.0.1/24", "fd00:1::1/64"),
+        ("inner", "10.2.0.1/24", "fd00:2::1/64"),
+    ] {
+        run(&["ip", "addr", "add", v4, "dev", link]);
+        run(&["ip", "-6", "addr", "add", v6, "dev", link, "nodad"]);
+    }
+    let client = Peer::with_link("right", &["10.1.0.2/24", "fd00:1::2/64"]);
+    let backend = Peer::with_link("outer", &["10.2.0.11/24", "fd00:2::11/64"]);
+    let listen = "TCP6-LISTEN:8080,ipv6only=0,reuseaddr,fork";
+    let _server = Running(
+        backend
+            .command(&["socat", listen, "EXEC:echo hello"])
+            .spawn()
+            .expect("starts"),
+    );
+    let before = run(&["ip", "-br", "-4", "addr"]);
+    let directory = tempfile::tempdir().expect("a directory");
+    write_last_good(directory.path(), tier);
+    let mut node = Running(
+        Command::new(env!("CARGO_BIN_EXE_marchdp"))
+            .args(["--node", "test", "--metrics-port", "0", "--idle", "relax"])
+            .args(["--flows4", "4096", "--flows6", "4096"])
+            .arg("--state-dir")
+            .arg(directory.path())
+            .arg("--run-dir")
+            .arg(directory.path())
+            .arg("--socket")
+            .arg(directory.path().join("nobody.sock"))
+            .spawn()
+            .expect("marchdp starts"),
+    );
+    ask_until_answered(&client, "10.1.0.10", tier);
+    ask_until_answered(&client, "[fd00:1::10]", tier);
+    client.run(&["ping", "-c", "2", "-W", "5", "10.1.0.1"]);
+    client.run(&["ping", "-c", "2", "-W", "5", "fd00:1::1"]);
+    client.run(&["ping", "-c", "2", "-W", "5", "10.1.0.10"]);
+    run(&["kill", "-TERM", &node.0.id().to_string()]);
+    assert!(
+        node.0.wait().expect("a child").success(),
+        "{tier}: marchdp ends orderly"
+    );
+    assert_eq!(
+        run(&["ip", "-br", "-4", "addr"]),
+        before,
+        "{tier}: everything is given back"
+    );
+    assert!(
+        !run(&["ip", "route"]).contains("blackhole"),
+        "{tier}: no route is left behind"
+    );
+}
+
+#[test]
+fn af_xdp_carries_tcp_and_ping() {
+    in_namespace("af_xdp_carries_tcp_and_ping", || async {
+        carries_tcp_and_ping("af_xdp");
+    });
+}
+
+#[test]
+fn dpdk_carries_tcp_and_ping_through_its_twins() {
+    in_namespace("dpdk_carries_tcp_and_ping_through_its_twins", || async {
+        carries_tcp_and_ping("dpdk(net_af_packet)");
+    });
+}
+
+#[test]
+fn socket_carries_tcp_and_ping() {
+    in_namespace("socket_carries_tcp_and_ping", || async {
+        carries_tcp_and_ping("socket");
     });
 }
 

@@ -322,6 +322,9 @@ fn wanted_listeners(
     let mut wanted = BTreeMap::new();
     for id in service_ids(generation) {
         let service = generation.services.get(id);
+        if service.is_vacant() {
+            continue;
+        }
         let name = &service.name;
         let Some(transport) = Transport::from_protocol(service.protocol) else {
             report.failures.push(ListenerFailure::Protocol {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use march_wire::tuple::IpPrefix;
 
-use crate::{Action, BackendId, BackendState, PortId, PortTable, Service};
+use crate::{Action, BackendId, BackendState, PortId, PortTable, Service, ServiceId};
 
 /// Everything that one node's lcores need to know. Positions in `ports`, `services`, `pools` and `rules` are the ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Config {
     pub revision: u64,
     /// Ports, by [`PortId`].
     pub ports: Arc<[PortTable]>,
-    /// Services, by [`crate::ServiceId`].
+    /// Services, by [`ServiceId`].
     pub services: Arc<[Service]>,
     /// Pools, by [`crate::PoolId`].
     pub pools: Arc<[PoolConfig]>,
@@ -30,6 +30,15 @@ pub struct Config {
     pub neighbours: Arc<[MirroredNeighbour]>,
     /// Addresses that the kernel owns on any interface of this node, broadcast addresses included.
     pub local: Arc<[IpAddr]>,
+}
+
+impl Config {
+    /// The services, without the vacant places between them.
+    pub fn live_services(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
+        (0..)
+            .zip(&*self.services)
+            .filter(|(_, service)| !service.is_vacant())
+    }
 }
 
 /// How a pool picks among its backends.

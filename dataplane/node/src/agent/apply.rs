@@ -47,7 +47,7 @@ impl Agent {
             .zip(0..)
             .map(|(spec, index)| documented(spec, index))
             .collect();
-        let mut slots = self.slots.clone();
+        let mut ids = self.ids.clone();
         let compiled = {
             let kernel = self.kernel.mirror.read();
             let inputs = Inputs {
@@ -58,7 +58,7 @@ impl Agent {
                 unhealthy: &self.unhealthy,
                 admin: &self.admin,
             };
-            compile::compile(&inputs, &mut slots)?
+            compile::compile(&inputs, &mut ids)?
         };
         check_limits(&compiled.config)?;
         march_tables::build(&compiled.config, None)
@@ -103,7 +103,7 @@ impl Agent {
             unhealthy: &self.unhealthy,
             admin: &self.admin,
         };
-        compile::compile(&inputs, &mut self.slots)
+        compile::compile(&inputs, &mut self.ids)
     }
 
     async fn build_and_publish(&mut self, received: Instant) -> Result<Timings, Vec<FieldError>> {

@@ -19,7 +19,7 @@ use march_tables::{Generation, Publisher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::compile::{AdminStates, Compiled, FastPort, Slots};
+use crate::compile::{AdminStates, Compiled, FastPort, Ids};
 use crate::engine::{Engine, LcoreOptions, Resources};
 use crate::health::{HealthEvent, ProbeTarget, Prober};
 use crate::kernel::{Kernel, KernelError, Resolver};
@@ -88,7 +88,7 @@ pub struct Agent {
     publisher: Publisher,
     traffic: Arc<Counters>,
     resolver: Resolver,
-    slots: Slots,
+    ids: Ids,
     admin: AdminStates,
     admin_list: Vec<BackendAdmin>,
     unhealthy: BTreeSet<u16>,
@@ -137,7 +137,7 @@ impl Agent {
             last_good: LastGood::new(&options.state_dir),
             publisher: Publisher::new(Generation::empty()),
             traffic: Arc::new(Counters::new(limits)),
-            slots: Slots::new(u16::try_from(limits.backends).unwrap_or(u16::MAX)),
+            ids: Ids::new(limits),
             admin: AdminStates::default(),
             admin_list: Vec::new(),
             unhealthy: BTreeSet::new(),
@@ -315,13 +315,7 @@ impl Agent {
             self.refresh("interfaces").await;
         }
         if self.publisher.reclaim() == 0 {
-            let traffic = &self.traffic;
-            self.slots.release(|slot| {
-                traffic
-                    .backends
-                    .get(usize::from(slot))
-                    .is_none_or(|backend| backend.flows.get() == 0)
-            });
+            self.ids.release(&self.traffic);
         }
         if let Engine::Fast(engine) = &self.engine
             && !engine.lcore().is_running()

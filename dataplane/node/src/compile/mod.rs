@@ -22,7 +22,8 @@ use crate::health::{Check, Probe, ProbeTarget};
 use crate::kernel::{KernelState, Prefix};
 
 pub use ports::{FastPort, PeerOffload};
-pub use slots::{BackendKey, Slots};
+use slots::Slots;
+pub use slots::{BackendKey, Ids};
 
 /// What an operator wants of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,8 +106,8 @@ pub struct Compiled {
     pub checked_pools: BTreeSet<String>,
 }
 
-/// Compiles. Backend slots come from `slots`, which keeps them stable; a refusal leaves `slots` usable.
-pub fn compile(inputs: &Inputs<'_>, slots: &mut Slots) -> Result<Compiled, Vec<FieldError>> {
+/// Compiles. Numbers come from `ids`, which keeps them stable; a refusal leaves `ids` usable.
+pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<FieldError>> {
     let pool_ids: BTreeMap<&str, PoolId> = inputs
         .state
         .pools()
@@ -114,21 +115,31 @@ pub fn compile(inputs: &Inputs<'_>, slots: &mut Slots) -> Result<Compiled, Vec<F
         .map(|((metadata, _), id)| (metadata.name.as_str(), id))
         .collect();
     let services = services(inputs.state, &pool_ids)?;
-    slots.assign(backend_keys(inputs.state)).map_err(|error| {
-        vec![FieldError::of_document(
-            format!("Pool/{}", error.pool),
-            "spec.backends",
-            error.to_string(),
-        )]
-    })?;
+    let refused = |document: String, path: &str, error: slots::NoSlot| {
+        vec![FieldError::of_document(document, path, error.to_string())]
+    };
+    ids.backends
+        .assign(backend_keys(inputs.state))
+        .map_err(|(key, error)| refused(format!("Pool/{}", key.pool), "spec.backends", error))?;
+    let names = services.iter().map(|service| service.name.to_string());
+    ids.services
+        .assign(names)
+        .map_err(|(name, error)| refused(format!("Service/{name}"), "metadata.name", error))?;
+    let rules = rules(inputs.state);
+    ids.rules
+        .assign(rules.iter().map(|rule| rule.name.to_string()))
+        .map_err(|(name, error)| refused(format!("Rule/{name}"), "metadata.name", error))?;
+    let slots = &ids.backends;
     let pools = pools(inputs, slots);
     let ports = ports::tables(inputs.ports, inputs.kernel);
     let owned = owned_prefixes(&services, inputs);
     let config = Config {
         revision: inputs.revision,
-        services: services.into(),
+        services: named(&ids.services, &Service::vacant(), services, |service| {
+            &service.name
+        }),
         pools: pools.into(),
-        rules: rules(inputs.state).into(),
+        rules: named(&ids.rules, &Rule::vacant(), rules, |rule| &rule.name),
         routes: routes::mirrored(inputs.kernel, inputs.ports).into(),
         neighbours: routes::neighbours(inputs.kernel, inputs.ports).into(),
         local: routes::local(inputs.kernel).into(),
@@ -151,6 +162,17 @@ pub fn compile(inputs: &Inputs<'_>, slots: &mut Slots) -> Result<Compiled, Vec<F
             .collect(),
         config,
     })
+}
+
+/// A list in which everything stands at its number.
+fn named<T: Clone>(
+    slots: &Slots<String>,
+    vacant: &T,
+    items: Vec<T>,
+    name: impl Fn(&T) -> &str,
+) -> Arc<[T]> {
+    let keyed = items.into_iter().map(|item| (name(&item).to_owned(), item));
+    slots.by_position(vacant, keyed).into()
 }
 
 fn backend_keys(state: &State) -> impl Iterator<Item = BackendKey> + '_ {
@@ -222,7 +244,7 @@ fn wire_prefix(prefix: march_model::Prefix) -> Result<IpPrefix, String> {
     IpPrefix::new(prefix.address(), prefix.length()).map_err(|error| format!("`{prefix}`: {error}"))
 }
 
-fn pools(inputs: &Inputs<'_>, slots: &Slots) -> Vec<PoolConfig> {
+fn pools(inputs: &Inputs<'_>, slots: &Slots<BackendKey>) -> Vec<PoolConfig> {
     let backend = |pool: &str, backend: &march_model::Backend| {
         let key = BackendKey {
             pool: pool.to_owned(),
@@ -295,7 +317,7 @@ fn rules(state: &State) -> Vec<Rule> {
         .collect()
 }
 
-fn targets(state: &State, slots: &Slots) -> Vec<ProbeTarget> {
+fn targets(state: &State, slots: &Slots<BackendKey>) -> Vec<ProbeTarget> {
     let mut targets = Vec::new();
     for (metadata, pool) in state.pools() {
         let Some(check) = &pool.health_check else {

@@ -1,8 +1,11 @@
-//! Backend slots: small numbers that stay the same as long as the backend does, because flows remember them.
+//! Slots: small numbers that stay the same as long as what they stand for does, because flows and counters remember
+//! them.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+use march_pipeline::{Counters, Limits, TrafficCounters};
 
 /// Who a backend is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,57 +19,60 @@ pub struct BackendKey {
 }
 
 /// No slot is left.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "pool {pool}: all {limit} backend slots are taken or still have flows of removed backends; remove backends or wait for those flows to end"
+    "all {limit} places are taken, or still have flows of what was removed; remove some or wait for those flows to end"
 )]
 pub struct NoSlot {
-    /// Pool of the backend that got none.
-    pub pool: String,
     /// How many there are.
     pub limit: u16,
 }
 
-/// Who has which slot. A slot whose backend is gone is kept apart until nothing refers to it.
+/// Who has which slot. A slot whose owner is gone is kept apart until nothing refers to it, and then given away last, so
+/// that whoever reads counters by slot does not take one owner's for another's.
 #[derive(Clone, Debug)]
-pub struct Slots {
-    by_key: BTreeMap<BackendKey, u16>,
+pub struct Slots<K> {
+    by_key: BTreeMap<K, u16>,
     retired: BTreeSet<u16>,
+    /// Where the search for a free slot begins.
+    next: u16,
     limit: u16,
 }
 
-impl Slots {
+impl<K: Ord + Clone> Slots<K> {
     /// All free; slots are numbered from 0 to below `limit`.
     #[must_use]
     pub fn new(limit: u16) -> Self {
         Self {
             by_key: BTreeMap::new(),
             retired: BTreeSet::new(),
+            next: 0,
             limit,
         }
     }
 
-    /// Gives every backend of `keys` a slot and retires the slots of all others.
-    pub fn assign(&mut self, keys: impl Iterator<Item = BackendKey>) -> Result<(), NoSlot> {
-        let wanted: BTreeSet<BackendKey> = keys.collect();
-        let gone: Vec<BackendKey> = self
-            .by_key
-            .keys()
-            .filter(|key| !wanted.contains(key))
-            .cloned()
-            .collect();
+    /// Gives every one of `keys` a slot and retires the slots of all others. Refused, with the key that got none, it
+    /// changes nothing.
+    pub fn assign(&mut self, keys: impl Iterator<Item = K>) -> Result<(), (K, NoSlot)> {
+        let wanted: BTreeSet<K> = keys.collect();
         let mut next = self.clone();
-        for key in gone {
-            next.retired.extend(next.by_key.remove(&key));
-        }
+        next.by_key.retain(|key, slot| {
+            let stays = wanted.contains(key);
+            if !stays {
+                next.retired.insert(*slot);
+            }
+            stays
+        });
         let taken: BTreeSet<u16> = next.by_key.values().chain(&next.retired).copied().collect();
-        let mut free = (0..self.limit).filter(|slot| !taken.contains(slot));
+        let mut free = (self.next..self.limit)
+            .chain(0..self.next)
+            .filter(|slot| !taken.contains(slot));
         for key in wanted {
             if let Entry::Vacant(place) = next.by_key.entry(key) {
-                let slot = free.next().ok_or_else(|| NoSlot {
-                    pool: place.key().pool.clone(),
-                    limit: self.limit,
-                })?;
+                let Some(slot) = free.next() else {
+                    return Err((place.key().clone(), NoSlot { limit: self.limit }));
+                };
+                next.next = if slot + 1 < self.limit { slot + 1 } else { 0 };
                 place.insert(slot);
             }
         }
@@ -75,29 +81,80 @@ impl Slots {
         Ok(())
     }
 
+    /// Puts what has a slot into a list by slot, with `vacant` where nobody is.
+    pub fn by_position<T: Clone>(&self, vacant: &T, items: impl Iterator<Item = (K, T)>) -> Vec<T> {
+        let mut list = Vec::new();
+        for (key, item) in items {
+            if let Some(slot) = self.of(&key) {
+                let at = usize::from(slot);
+                if list.len() <= at {
+                    list.resize(at + 1, vacant.clone());
+                }
+                list[at] = item;
+            }
+        }
+        list
+    }
+
     /// Frees the retired slots that nothing refers to any more.
     pub fn release(&mut self, is_unused: impl Fn(u16) -> bool) {
         self.retired.retain(|slot| !is_unused(*slot));
     }
 
-    /// The slot of a backend.
+    /// The slot of a key.
     #[must_use]
-    pub fn of(&self, key: &BackendKey) -> Option<u16> {
+    pub fn of(&self, key: &K) -> Option<u16> {
         self.by_key.get(key).copied()
     }
 
-    /// Every backend.
-    pub fn keys(&self) -> impl Iterator<Item = &BackendKey> {
+    /// Every key.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.by_key.keys()
     }
 
-    /// Backends by slot.
+    /// Keys by slot.
     #[must_use]
-    pub fn by_slot(&self) -> BTreeMap<u16, BackendKey> {
+    pub fn by_slot(&self) -> BTreeMap<u16, K> {
         self.by_key
             .iter()
             .map(|(key, slot)| (*slot, key.clone()))
             .collect()
+    }
+}
+
+/// Everything that has a number which outlives a generation.
+#[derive(Clone, Debug)]
+pub struct Ids {
+    /// Flows and counters remember backends.
+    pub backends: Slots<BackendKey>,
+    /// By name; flows and counters remember services.
+    pub services: Slots<String>,
+    /// By name; counters remember rules.
+    pub rules: Slots<String>,
+}
+
+impl Ids {
+    /// Nothing assigned yet; as many numbers as there are counters.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let slots = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        Self {
+            backends: Slots::new(slots(limits.backends)),
+            services: Slots::new(slots(limits.services)),
+            rules: Slots::new(slots(limits.rules)),
+        }
+    }
+
+    /// Frees what is gone and unused: backends and services without flows, and rules.
+    pub fn release(&mut self, traffic: &Counters) {
+        let idle = |counters: &[TrafficCounters], slot: u16| {
+            counters
+                .get(usize::from(slot))
+                .is_none_or(|counters| counters.flows.get() == 0)
+        };
+        self.backends.release(|slot| idle(&traffic.backends, slot));
+        self.services.release(|slot| idle(&traffic.services, slot));
+        self.rules.release(|_| true);
     }
 }
 
@@ -126,17 +183,30 @@ mod tests {
         slots
             .assign([key(2), key(3), key(4)].into_iter())
             .expect("fits");
-        assert_eq!(slots.of(&key(4)), first);
+        assert_ne!(slots.of(&key(4)), first, "the longest unused is given last");
+        slots
+            .assign([key(2), key(3), key(4), key(5)].into_iter())
+            .expect("fits");
+        assert_eq!(slots.of(&key(5)), first);
     }
 
     #[test]
-    fn running_out_names_the_pool_and_changes_nothing() {
+    fn positions_follow_slots() {
+        let mut slots = Slots::new(8);
+        slots.assign(["a", "b", "c"].into_iter()).expect("fits");
+        slots.assign(["c", "d"].into_iter()).expect("fits");
+        let list = slots.by_position(&"-", [("d", "D"), ("c", "C"), ("x", "X")].into_iter());
+        assert_eq!(list, ["-", "-", "C", "D"]);
+    }
+
+    #[test]
+    fn running_out_names_who_got_none_and_changes_nothing() {
         let mut slots = Slots::new(1);
         slots.assign([key(1)].into_iter()).expect("fits");
-        let error = slots
+        let (refused, error) = slots
             .assign([key(1), key(2)].into_iter())
             .expect_err("must not fit");
-        assert!(error.to_string().contains("pool web"), "{error}");
+        assert_eq!((refused, error), (key(2), NoSlot { limit: 1 }));
         assert_eq!(slots.of(&key(1)), Some(0));
     }
 }

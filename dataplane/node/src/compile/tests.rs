@@ -2,6 +2,8 @@ use std::collections::BTreeSet;
 
 use march_tables::RouteTarget;
 
+use march_pipeline::Limits;
+
 use super::*;
 use crate::kernel::state::{
     Change, Hop, KernelRoute, Link, LocalAddress, Merge, Neighbour, RouteAction, RouteKey,
@@ -56,6 +58,7 @@ fn link(index: u32, name: &str) -> Change {
         mtu: 1500,
         is_up: true,
         has_carrier: true,
+        is_ethernet: true,
     })
 }
 
@@ -135,7 +138,7 @@ fn ports() -> Vec<FastPort> {
     }]
 }
 
-fn compiled(unhealthy: &[u16], admin: &AdminStates, slots: &mut Slots) -> Compiled {
+fn compiled(unhealthy: &[u16], admin: &AdminStates, ids: &mut Ids) -> Compiled {
     let (state, kernel, ports) = (state(), kernel(), ports());
     let unhealthy: BTreeSet<u16> = unhealthy.iter().copied().collect();
     let inputs = Inputs {
@@ -146,7 +149,7 @@ fn compiled(unhealthy: &[u16], admin: &AdminStates, slots: &mut Slots) -> Compil
         unhealthy: &unhealthy,
         admin,
     };
-    compile(&inputs, slots).expect("compiles")
+    compile(&inputs, ids).expect("compiles")
 }
 
 fn states(compiled: &Compiled) -> Vec<BackendState> {
@@ -159,7 +162,11 @@ fn states(compiled: &Compiled) -> Vec<BackendState> {
 
 #[test]
 fn the_kernel_is_seen_in_terms_of_ports() {
-    let compiled = compiled(&[], &AdminStates::default(), &mut Slots::new(16));
+    let compiled = compiled(
+        &[],
+        &AdminStates::default(),
+        &mut Ids::new(Limits::default()),
+    );
     let config = &compiled.config;
     let target = |text: &str| {
         config
@@ -192,7 +199,11 @@ fn the_kernel_is_seen_in_terms_of_ports() {
 
 #[test]
 fn next_hops_of_backends_and_gateways_are_kept_resolved() {
-    let compiled = compiled(&[], &AdminStates::default(), &mut Slots::new(16));
+    let compiled = compiled(
+        &[],
+        &AdminStates::default(),
+        &mut Ids::new(Limits::default()),
+    );
     let expected = [
         (2, ip("10.0.1.11")),
         (2, ip("10.0.1.12")),
@@ -203,7 +214,11 @@ fn next_hops_of_backends_and_gateways_are_kept_resolved() {
 
 #[test]
 fn vips_and_dedicated_nat_addresses_are_owned() {
-    let compiled = compiled(&[], &AdminStates::default(), &mut Slots::new(16));
+    let compiled = compiled(
+        &[],
+        &AdminStates::default(),
+        &mut Ids::new(Limits::default()),
+    );
     let expected = [
         Prefix::host(ip("192.0.2.10")),
         Prefix::host(ip("192.0.2.100")),
@@ -227,13 +242,14 @@ fn vips_and_dedicated_nat_addresses_are_owned() {
 
 #[test]
 fn health_and_admin_state_decide_together() {
-    let mut slots = Slots::new(16);
+    let mut ids = Ids::new(Limits::default());
     let mut admin = AdminStates::default();
     assert_eq!(
-        states(&compiled(&[], &admin, &mut slots)),
+        states(&compiled(&[], &admin, &mut ids)),
         [BackendState::Active; 3]
     );
-    let second = slots
+    let second = ids
+        .backends
         .of(&BackendKey {
             pool: "web".into(),
             address: ip("10.0.1.12"),
@@ -241,28 +257,27 @@ fn health_and_admin_state_decide_together() {
         })
         .expect("a slot");
     assert_eq!(
-        states(&compiled(&[second], &admin, &mut slots))[1],
+        states(&compiled(&[second], &admin, &mut ids))[1],
         BackendState::Down
     );
     admin.set("web".into(), ip("10.0.1.12"), 8080, Admin::Drain);
     assert_eq!(
-        states(&compiled(&[second], &admin, &mut slots))[1],
+        states(&compiled(&[second], &admin, &mut ids))[1],
         BackendState::Draining
     );
     admin.set("web".into(), ip("10.0.1.11"), 0, Admin::Offline);
     assert_eq!(
-        states(&compiled(&[], &admin, &mut slots))[0],
+        states(&compiled(&[], &admin, &mut ids))[0],
         BackendState::Offline
     );
 }
 
 #[test]
 fn what_is_compiled_builds_and_a_health_flap_moves_no_epoch() {
-    let mut slots = Slots::new(16);
+    let mut ids = Ids::new(Limits::default());
     let admin = AdminStates::default();
-    let first =
-        march_tables::build(&compiled(&[], &admin, &mut slots).config, None).expect("builds");
-    let flapped = march_tables::build(&compiled(&[0], &admin, &mut slots).config, Some(&first))
+    let first = march_tables::build(&compiled(&[], &admin, &mut ids).config, None).expect("builds");
+    let flapped = march_tables::build(&compiled(&[0], &admin, &mut ids).config, Some(&first))
         .expect("builds");
     assert_eq!(first.epoch, flapped.epoch);
     assert_eq!(flapped.revision, 7);
@@ -271,7 +286,11 @@ fn what_is_compiled_builds_and_a_health_flap_moves_no_epoch() {
 
 #[test]
 fn every_backend_of_a_checked_pool_is_probed_on_its_port() {
-    let compiled = compiled(&[], &AdminStates::default(), &mut Slots::new(16));
+    let compiled = compiled(
+        &[],
+        &AdminStates::default(),
+        &mut Ids::new(Limits::default()),
+    );
     assert_eq!(compiled.targets.len(), 3);
     assert!(
         compiled

@@ -7,6 +7,7 @@ use march_port::PortGroup;
 use march_port::dpdk::{DpdkConfig, DpdkPort};
 
 use super::{EngineError, PlannedPort};
+use crate::kernel::state::Link;
 use crate::ladder::{LinkFacts, Tier, VirtualDriver};
 use crate::takeover::Takeover;
 
@@ -36,10 +37,11 @@ pub(super) struct Opened {
 /// Takes a real device from the kernel for VFIO.
 pub(super) fn take_device(
     port: &PlannedPort,
+    link: &Link,
     takeover: &mut Takeover,
     eal: &mut Eal,
 ) -> Result<(), EngineError> {
-    let facts = LinkFacts::gather(&port.interface);
+    let facts = LinkFacts::gather(link);
     let pci = facts.pci.ok_or_else(|| {
         EngineError::port(port, format!("{} is not a PCI device", port.interface))
     })?;

@@ -162,7 +162,7 @@ async fn prepare_dpdk(
         let link = link_of(port, kernel)?;
         if port.tier == Tier::Dpdk {
             carried.push(takeover.take_addresses(&port.interface, link.index).await?);
-            dpdk::take_device(port, takeover, eal)?;
+            dpdk::take_device(port, &link, takeover, eal)?;
         } else {
             carried.push(Carried::default());
         }
@@ -181,6 +181,7 @@ async fn prepare_dpdk(
             mtu: mtu.min(device.max_mtu),
             is_up: true,
             has_carrier: true,
+            is_ethernet: true,
         };
         if let (Tier::DpdkVirtual(VirtualDriver::AfPacket | VirtualDriver::AfXdp), Some(original)) =
             (&port.tier, &links[index])

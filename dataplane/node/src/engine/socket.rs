@@ -39,10 +39,9 @@ impl SocketEngine {
     #[must_use]
     pub fn homes(&self, config: &Config, kernel: &KernelState) -> BTreeSet<(IpAddr, String)> {
         config
-            .services
-            .iter()
-            .filter(|service| service.address.is_host())
-            .map(|service| service.address.address())
+            .live_services()
+            .filter(|(_, service)| service.address.is_host())
+            .map(|(_, service)| service.address.address())
             .map(|address| (address, home(address, &self.interfaces, kernel)))
             .collect()
     }
@@ -103,6 +102,7 @@ mod tests {
                 mtu: 1500,
                 is_up: true,
                 has_carrier: true,
+                is_ethernet: true,
             };
             kernel.apply(Change::Link(link));
             let address = address.parse().expect("an address");

@@ -26,16 +26,14 @@ pub(super) fn address_set(config: &Config) -> AddressSet {
     });
     // Under `nat` the backends' replies go to the client's own address, which is nobody's here.
     let replies = config
-        .services
-        .iter()
-        .any(|service| service.mode == Mode::Nat);
+        .live_services()
+        .any(|(_, service)| service.mode == Mode::Nat);
     let allows = replies || config.rules.iter().any(|rule| rule.action == Action::Allow);
     AddressSet {
         kernel: config.local.to_vec(),
         vips: config
-            .services
-            .iter()
-            .map(|service| service.address)
+            .live_services()
+            .map(|(_, service)| service.address)
             .collect(),
         nat: nat
             .map(|(address, first_port, last_port)| NatAddress {

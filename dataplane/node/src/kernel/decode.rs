@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -64,6 +64,7 @@ fn decode_link(message: &LinkMessage) -> Link {
         mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
         has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
     };
     for attribute in &message.attributes {
         match attribute {

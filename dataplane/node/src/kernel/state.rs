@@ -21,6 +21,8 @@ pub struct Link {
     pub is_up: bool,
     /// Carrier present.
     pub has_carrier: bool,
+    /// Its frames are Ethernet's.
+    pub is_ethernet: bool,
 }
 
 /// An address of this namespace.
@@ -448,6 +450,7 @@ mod tests {
             mtu: 1500,
             is_up: true,
             has_carrier: true,
+            is_ethernet: true,
         };
         assert_eq!(state.apply(Change::Link(link.clone())), Effect::Changed);
         assert_eq!(state.apply(Change::Link(link.clone())), Effect::None);

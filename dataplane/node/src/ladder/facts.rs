@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::kernel::KernelState;
+use crate::kernel::state::Link;
 
 /// Capabilities that the tiers need, by their bit in `CapEff`.
 const CAP_NET_ADMIN: u32 = 12;
@@ -63,9 +64,7 @@ impl Facts {
         let capabilities = effective_capabilities();
         let has = |bit: u32| capabilities & (1 << bit) != 0;
         Self {
-            link: kernel
-                .link_named(interface)
-                .map(|_| LinkFacts::gather(interface)),
+            link: kernel.link_named(interface).map(LinkFacts::gather),
             free_hugepage_bytes: free_hugepage_bytes(),
             has_vfio: Path::new("/dev/vfio/vfio").exists(),
             af_xdp_error: af_xdp_error(),
@@ -80,12 +79,10 @@ impl Facts {
 impl LinkFacts {
     /// Reads the facts for an interface that exists.
     #[must_use]
-    pub fn gather(interface: &str) -> Self {
-        let base = format!("/sys/class/net/{interface}");
-        let kind = fs::read_to_string(format!("{base}/type")).unwrap_or_default();
+    pub fn gather(link: &Link) -> Self {
         Self {
-            pci: pci_device(&base),
-            is_ethernet: kind.trim() == "1",
+            pci: pci_device(&format!("/sys/class/net/{}", link.name)),
+            is_ethernet: link.is_ethernet,
         }
     }
 }
@@ -162,16 +159,5 @@ mod tests {
     fn an_interface_that_is_not_there_has_no_facts() {
         let facts = Facts::gather("no-such-link", &KernelState::default());
         assert_eq!(facts.link, None);
-    }
-
-    #[test]
-    fn the_loopback_interface_is_no_ethernet_and_no_pci_device() {
-        assert_eq!(
-            LinkFacts::gather("lo"),
-            LinkFacts {
-                pci: None,
-                is_ethernet: false
-            }
-        );
     }
 }
