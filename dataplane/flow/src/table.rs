@@ -140,6 +140,19 @@ impl<A: AddressPair> FlowTable<A> {
         prefetch(&self.buckets[self.home(hash)]);
     }
 
+    /// Fetches the entry that the insertion after `ahead` others will fill.
+    #[inline]
+    pub fn prefetch_free(&self, ahead: usize) {
+        let entry = self
+            .free
+            .len()
+            .checked_sub(ahead + 1)
+            .and_then(|at| self.free.get(at));
+        if let Some(index) = entry {
+            prefetch(&self.flows[*index as usize]);
+        }
+    }
+
     /// Second stage: the first slot with a matching tag; fetches its flow.
     #[inline]
     pub fn probe(&self, hash: u64) -> Candidate {

@@ -45,6 +45,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Where the next search for a NAT port begins.
+    pub fn next_salt(&mut self) -> u64 {
+        self.nat_salt = self
+            .nat_salt
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        self.nat_salt >> 16
+    }
+
     /// Asks the agent to resolve a next hop, unless that was asked already or too much is being asked.
     pub fn request(&mut self, request: ResolveRequest) {
         if self.resolve.len() < self.resolve.capacity() && !self.resolve.contains(&request) {

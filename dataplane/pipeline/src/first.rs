@@ -1,15 +1,18 @@
 //! The first packet of a flow: rules by priority, service, backend, translation.
 
 use march_flow::{Direction, Flow, FlowState, Key};
-use march_tables::{Action, AddressKind, Backend, BackendId, Mode, NONE, NatPool, Service};
+use march_tables::{
+    Action, AddressKind, AdjacencyState, Backend, BackendId, Mode, NatPool, PortId, Service,
+    ServiceId,
+};
 use march_wire::parse::L4;
 use march_wire::tuple::{Address, FiveTuple};
-use march_wire::{Buffer, DropReason, Verdict, icmp, tcp};
+use march_wire::{Buffer, DropReason, Verdict, icmp, ip, tcp};
 
 use crate::context::{Context, Shared};
 use crate::rewrite::IpVersion;
 use crate::side::Side;
-use crate::slow::{Step, Transit, expired, raw_ports, reset, resolve};
+use crate::slow::{Step, Transit, expired, port_numbers, raw_ports, reset, resolve};
 
 /// Source ports tried before giving up. With 95 of 100 in use, all fail once in 700 times.
 const NAT_TRIES: u64 = 128;
@@ -48,6 +51,37 @@ pub(crate) fn refuse_martian<A: Address>(context: &Context<'_>, src: A) -> Step<
     }
 }
 
+/// What is to become of a service's first packet, but for the flow itself.
+pub(crate) struct Prospect<F: IpVersion> {
+    /// Under which key answers would come.
+    reverse: Key<F::Pair>,
+    service: ServiceId,
+    backend: BackendId,
+    mode: Mode,
+    /// Whose NAT pool the key is from.
+    egress: PortId,
+    state: FlowState,
+}
+
+/// Why there is no flow to be.
+pub(crate) enum Refusal {
+    /// Just this.
+    Verdict(Verdict),
+    /// A segment that cannot open: answered with RST.
+    Reset,
+    /// Out of hops: answered with time exceeded.
+    Expired,
+}
+
+impl From<Verdict> for Refusal {
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(verdict)
+    }
+}
+
+/// What was decided ahead of a first packet's turn.
+pub(crate) type Ahead<F> = Result<Prospect<F>, Refusal>;
+
 impl<F: IpVersion> Side<F> {
     /// A packet without a flow.
     pub fn first<B: Buffer>(
@@ -56,6 +90,7 @@ impl<F: IpVersion> Side<F> {
         context: &Context<'_>,
         frame: &mut B,
         transit: &Transit<'_, F>,
+        ahead: Option<Ahead<F>>,
     ) -> Step<Verdict> {
         refuse_martian(context, transit.src)?;
         match transit.kind {
@@ -68,7 +103,7 @@ impl<F: IpVersion> Side<F> {
                     Err(Verdict::Drop(DropReason::NoService))
                 }
             }
-            AddressKind::Vip => self.first_to_service(shared, context, frame, transit),
+            AddressKind::Vip => self.first_to_service(shared, context, frame, transit, ahead),
             AddressKind::NotLocal => self.first_in_transit(shared, context, frame, transit),
         }
     }
@@ -87,17 +122,84 @@ impl<F: IpVersion> Side<F> {
         })
     }
 
+    /// Decides about a service's first packets before any of them is carried out, so that the cache misses of their
+    /// flows overlap. `mask` has a bit for each recognised frame that has no flow to go on with.
+    pub fn look_ahead<B: Buffer>(
+        &mut self,
+        shared: &mut Shared,
+        context: &Context<'_>,
+        mut mask: u64,
+        frames: &[B],
+    ) {
+        let mut found = 0;
+        while mask != 0 {
+            let index = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            let Some(frame) = frames.get(index) else {
+                continue;
+            };
+            let Some(packet) = F::recognised(frame.bytes()) else {
+                continue;
+            };
+            let Some((src, dst)) = packet.addresses::<F::Address, _>(frame.bytes()) else {
+                continue;
+            };
+            let kind = context.generation.local.kind(dst);
+            let transit = Transit::<F> {
+                packet: &packet,
+                src,
+                dst,
+                kind,
+            };
+            if kind != AddressKind::Vip
+                || refuse_martian(context, src).is_err()
+                || self.flows.find(&transit.key()).is_some()
+            {
+                continue;
+            }
+            let prospect = Self::prospect(shared, context, &transit);
+            if let Ok(prospect) = &prospect {
+                self.flows.prefetch(self.flows.hash(&prospect.reverse));
+                self.flows.prefetch_free(found);
+                found += 1;
+            }
+            if let Some(ahead) = self.ahead.get_mut(index) {
+                *ahead = Some(prospect);
+            }
+        }
+    }
+
     fn first_to_service<B: Buffer>(
         &mut self,
         shared: &mut Shared,
         context: &Context<'_>,
         frame: &mut B,
         transit: &Transit<'_, F>,
+        ahead: Option<Ahead<F>>,
     ) -> Step<Verdict> {
+        match ahead.unwrap_or_else(|| Self::prospect(shared, context, transit)) {
+            Err(Refusal::Verdict(verdict)) => Err(verdict),
+            Err(Refusal::Reset) => {
+                reset(shared, context, frame, transit.packet, DropReason::NoFlow)
+            }
+            Err(Refusal::Expired) => expired(shared, context, frame, transit.packet),
+            Ok(prospect) => {
+                let reverse = self.settle(context, &prospect)?;
+                let mut flow = Flow::new(transit.key(), reverse, prospect.state, context.now.ms);
+                flow.epoch = context.generation.epoch;
+                flow.service = prospect.service;
+                flow.backend = prospect.backend;
+                self.open(shared, context, frame, transit, flow)
+            }
+        }
+    }
+
+    /// Rules, service, backend, and the key under which the backend's answers would come if no flow has it.
+    fn prospect(shared: &mut Shared, context: &Context<'_>, transit: &Transit<'_, F>) -> Ahead<F> {
         let tuple = transit.tuple();
         rule_allows(shared, context, &tuple, false)?;
-        let generation = context.generation;
-        let id = generation
+        let id = context
+            .generation
             .services
             .lookup(transit.dst, tuple.protocol, tuple.dst_port)
             .ok_or(Verdict::Drop(DropReason::NoService))?;
@@ -105,51 +207,19 @@ impl<F: IpVersion> Side<F> {
             .tcp_flags()
             .is_some_and(|flags| !tcp::is_opening(flags))
         {
-            return reset(shared, context, frame, transit.packet, DropReason::NoFlow);
+            return Err(Refusal::Reset);
         }
         if transit.packet.ttl <= 1 {
-            return expired(shared, context, frame, transit.packet);
+            return Err(Refusal::Expired);
         }
-        let service = generation.services.get(id);
+        let service = context.generation.services.get(id);
         let (slot, backend) = choose::<F>(shared, context, service, &tuple)?;
-        let reverse = self.reverse_key(shared, context, service, backend, &tuple)?;
-        let state = match transit.packet.l4 {
-            L4::Tcp { .. } => FlowState::SynSent,
-            _ => FlowState::Datagram,
-        };
-        let mut flow = Self::flow(context, &tuple, reverse, state);
-        flow.service = id;
-        flow.backend = slot;
-        self.open(shared, context, frame, transit, flow)
-    }
-
-    /// Under which key the backend's answers will come, and so what the backend will see.
-    fn reverse_key(
-        &self,
-        shared: &mut Shared,
-        context: &Context<'_>,
-        service: &Service,
-        backend: &Backend,
-        tuple: &FiveTuple<F::Address>,
-    ) -> Step<Key<F::Pair>> {
         let address =
             F::Address::from_ip(backend.address).ok_or(Verdict::Drop(DropReason::NoBackend))?;
-        let port = if backend.port == 0 {
-            tuple.dst_port
-        } else {
-            backend.port
-        };
-        let answers_to = |client, client_port| Key {
-            addresses: F::pair(address, client),
-            ports: raw_ports(port, client_port),
-            protocol: tuple.protocol,
-        };
         // The egress port, and so the NAT pool, is known once the next hop is.
         let known = context.generation.adjacency(backend.adjacency);
         let egress = match known {
-            Some(adjacency) if adjacency.state == march_tables::AdjacencyState::Resolved => {
-                adjacency.port
-            }
+            Some(adjacency) if adjacency.state == AdjacencyState::Resolved => adjacency.port,
             _ => {
                 let hop = resolve::<F>(shared, context, address)?;
                 context
@@ -159,26 +229,60 @@ impl<F: IpVersion> Side<F> {
                     .port
             }
         };
-        match service.mode {
-            Mode::Nat => self.unused(answers_to(tuple.src, tuple.src_port)),
+        let client = match service.mode {
+            Mode::Nat => (tuple.src, tuple.src_port),
             Mode::FullNat => {
-                let pool = context
-                    .generation
-                    .port(egress)
-                    .map(F::nat)
-                    .ok_or(Verdict::Drop(DropReason::NoRoute))?;
-                shared.nat_salt = shared
-                    .nat_salt
-                    .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                    .wrapping_add(0x1405_7b7e_f767_814f);
-                let salt = shared.nat_salt >> 16;
-                free_tuple(pool, salt, |source, source_port| {
-                    let key = answers_to(source, source_port);
-                    self.unused(key).ok()
-                })
-                .ok_or(Verdict::Drop(DropReason::NatExhausted))
+                let pool = context.generation.port(egress).map(F::nat);
+                let salt = shared.next_salt();
+                pool.and_then(|pool| nat_tuples(pool, salt).next())
+                    .ok_or(Verdict::Drop(DropReason::NatExhausted))?
             }
+        };
+        let port = if backend.port == 0 {
+            tuple.dst_port
+        } else {
+            backend.port
+        };
+        Ok(Prospect {
+            reverse: Key {
+                addresses: F::pair(address, client.0),
+                ports: raw_ports(port, client.1),
+                protocol: tuple.protocol,
+            },
+            service: id,
+            backend: slot,
+            mode: service.mode,
+            egress,
+            state: if tuple.protocol == ip::TCP {
+                FlowState::SynSent
+            } else {
+                FlowState::Datagram
+            },
+        })
+    }
+
+    /// The answers' key: the one in prospect or, where that is taken and the source is ours to choose, another.
+    fn settle(&self, context: &Context<'_>, prospect: &Prospect<F>) -> Step<Key<F::Pair>> {
+        let first = self.unused(prospect.reverse);
+        if first.is_ok() || prospect.mode == Mode::Nat {
+            return first;
         }
+        let (address, _) = F::addresses(prospect.reverse.addresses);
+        let (port, salt) = port_numbers(prospect.reverse.ports);
+        let pool = context.generation.port(prospect.egress).map(F::nat);
+        pool.and_then(|pool| {
+            nat_tuples(pool, u64::from(salt)).find_map(|(source, source_port)| {
+                let addresses = F::pair(address, source);
+                let ports = raw_ports(port, source_port);
+                self.unused(Key {
+                    addresses,
+                    ports,
+                    ..prospect.reverse
+                })
+                .ok()
+            })
+        })
+        .ok_or(Verdict::Drop(DropReason::NatExhausted))
     }
 
     /// The key, if no flow has it: two flows whose answers look the same cannot be told apart.
@@ -230,23 +334,6 @@ impl<F: IpVersion> Side<F> {
         self.open(shared, context, frame, transit, flow)
     }
 
-    fn flow(
-        context: &Context<'_>,
-        tuple: &FiveTuple<F::Address>,
-        reverse: Key<F::Pair>,
-        state: FlowState,
-    ) -> Flow<F::Pair> {
-        let forward = Key {
-            addresses: F::pair(tuple.src, tuple.dst),
-            ports: raw_ports(tuple.src_port, tuple.dst_port),
-            protocol: tuple.protocol,
-        };
-        let mut flow = Flow::new(forward, reverse, state, context.now.ms);
-        flow.epoch = context.generation.epoch;
-        flow.next_hop = [NONE; 2];
-        flow
-    }
-
     /// Remembers the decision and sends the packet on.
     fn open<B: Buffer>(
         &mut self,
@@ -289,35 +376,27 @@ fn choose<'a, F: IpVersion>(
     Ok((slot, backend))
 }
 
-/// Walks the pool's (address, port) pairs from a pseudo-random one on, in steps that visit all of them, until `is_free`
-/// gives something.
-fn free_tuple<A: Copy, T>(
-    pool: &NatPool<A>,
-    salt: u64,
-    is_free: impl Fn(A, u16) -> Option<T>,
-) -> Option<T> {
-    let ports = u64::from(pool.last_port.checked_sub(pool.first_port)?) + 1;
-    let tuples = ports * pool.addresses.len() as u64;
-    if tuples == 0 {
-        return None;
-    }
-    let step = NAT_STEP % tuples;
-    let mut at = salt % tuples;
-    for _ in 0..NAT_TRIES.min(tuples) {
-        let address = *pool.addresses.get(usize::try_from(at / ports).ok()?)?;
-        let port = pool.first_port + u16::try_from(at % ports).ok()?;
-        if let Some(found) = is_free(address, port) {
-            return Some(found);
-        }
+/// The pool's (address, port) pairs from a pseudo-random one on, in steps that visit all of them; [`NAT_TRIES`] at most.
+fn nat_tuples<A: Copy>(pool: &NatPool<A>, salt: u64) -> impl Iterator<Item = (A, u16)> + '_ {
+    let ports = u64::from(pool.last_port.saturating_sub(pool.first_port)) + 1;
+    let tuples = if pool.first_port > pool.last_port {
+        0
+    } else {
+        ports * pool.addresses.len() as u64
+    };
+    let step = NAT_STEP.checked_rem(tuples).unwrap_or(0);
+    let mut at = salt.checked_rem(tuples).unwrap_or(0);
+    (0..NAT_TRIES.min(tuples)).filter_map(move |_| {
+        let (address, port) = (at / ports, at % ports);
         at = (at + step) % tuples;
-    }
-    None
+        let address = pool.addresses.get(usize::try_from(address).ok()?)?;
+        Some((*address, pool.first_port + u16::try_from(port).ok()?))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
     use std::collections::HashSet;
 
     #[test]
@@ -339,14 +418,12 @@ mod tests {
             };
             let tuples = u64::from(last_port - first_port + 1) * addresses;
             for salt in [0, 1, u64::MAX] {
-                let seen = RefCell::new(HashSet::new());
-                let none: Option<()> = free_tuple(&pool, salt, |address, port| {
+                let mut seen = HashSet::new();
+                for (address, port) in nat_tuples(&pool, salt) {
                     assert!((first_port..=last_port).contains(&port));
-                    seen.borrow_mut().insert((address, port));
-                    None
-                });
-                assert_eq!(none, None);
-                let visited = seen.borrow().len() as u64;
+                    seen.insert((address, port));
+                }
+                let visited = seen.len() as u64;
                 assert_eq!(
                     visited,
                     NAT_TRIES.min(tuples),

@@ -11,7 +11,7 @@ use crate::burst::{Staged, forward};
 use crate::context::{Context, Now, ResolveRequest, Shared};
 use crate::counters::Counters;
 use crate::limit::Answers;
-use crate::rewrite::{V4, V6, udp_mask};
+use crate::rewrite::{IpVersion, V4, V6, udp_mask};
 use crate::side::Side;
 
 /// What a pipeline is built with.
@@ -199,6 +199,14 @@ impl Pipeline {
         frames: &mut [B],
         verdicts: &mut [Verdict],
     ) {
+        if left.v4 & left.v4.wrapping_sub(1) != 0 {
+            self.v4
+                .look_ahead(&mut self.shared, context, left.v4, frames);
+        }
+        if left.v6 & left.v6.wrapping_sub(1) != 0 {
+            self.v6
+                .look_ahead(&mut self.shared, context, left.v6, frames);
+        }
         let mut bits = left.all();
         while bits != 0 {
             let index = bits.trailing_zeros() as usize;
@@ -208,14 +216,14 @@ impl Pipeline {
                 continue;
             };
             let parsed = if left.v4 >> index & 1 == 1 {
-                recognised(fast::v4_packet(frame.bytes()), frame)
+                recognised(V4::recognised(frame.bytes()), frame)
             } else if left.v6 >> index & 1 == 1 {
-                recognised(fast::v6_packet(frame.bytes()), frame)
+                recognised(V6::recognised(frame.bytes()), frame)
             } else {
                 march_wire::parse(frame.bytes())
             };
             *verdict = match parsed {
-                Ok(packet) => self.slow(context, frame, &packet),
+                Ok(packet) => self.slow(context, frame, &packet, index),
                 Err(reason) => Verdict::Drop(reason),
             };
         }
@@ -226,13 +234,22 @@ impl Pipeline {
         context: &Context<'_>,
         frame: &mut B,
         packet: &Packet,
+        index: usize,
     ) -> Verdict {
         match packet {
             Packet::Arp(link) => crate::slow::arp(context, frame, link),
             Packet::Other(_) => crate::slow::other(context, frame),
             Packet::Ip(packet) => match packet.family {
-                Family::V4 => self.v4.packet(&mut self.shared, context, frame, packet),
-                Family::V6 => self.v6.packet(&mut self.shared, context, frame, packet),
+                Family::V4 => {
+                    let ahead = self.v4.ahead.get_mut(index).and_then(Option::take);
+                    self.v4
+                        .packet(&mut self.shared, context, frame, packet, ahead)
+                }
+                Family::V6 => {
+                    let ahead = self.v6.ahead.get_mut(index).and_then(Option::take);
+                    self.v6
+                        .packet(&mut self.shared, context, frame, packet, ahead)
+                }
             },
         }
     }

@@ -4,6 +4,7 @@
 //! plain frame and the one with a VLAN tag, options or extension headers.
 
 use march_flow::{AddressPair, Direction, Flow, Ipv4Pair, Ipv6Pair, Key};
+use march_wire::{IpPacket, fast};
 
 /// Offset of the Ethernet payload without a VLAN tag.
 pub const L3: usize = 14;
@@ -34,6 +35,9 @@ pub trait IpVersion: 'static {
 
     /// Two addresses as a pair.
     fn pair(source: Self::Address, destination: Self::Address) -> Self::Pair;
+
+    /// What the general parser says of a frame that the fast one recognised.
+    fn recognised(bytes: &[u8]) -> Option<IpPacket>;
 
     /// The port's source NAT pool of this family.
     fn nat(port: &march_tables::PortTable) -> &march_tables::NatPool<Self::Address>;
@@ -110,6 +114,10 @@ impl IpVersion for V4 {
         Ipv4Pair(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
     }
 
+    fn recognised(bytes: &[u8]) -> Option<IpPacket> {
+        fast::v4_packet(bytes)
+    }
+
     fn nat(port: &march_tables::PortTable) -> &march_tables::NatPool<Self::Address> {
         &port.nat4
     }
@@ -166,6 +174,10 @@ impl IpVersion for V6 {
             *word = u64::from_ne_bytes(chunk.try_into().unwrap_or_default());
         }
         Ipv6Pair(words)
+    }
+
+    fn recognised(bytes: &[u8]) -> Option<IpPacket> {
+        fast::v6_packet(bytes)
     }
 
     fn nat(port: &march_tables::PortTable) -> &march_tables::NatPool<Self::Address> {

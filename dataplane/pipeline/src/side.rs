@@ -3,15 +3,19 @@
 use march_flow::{Flow, FlowHandle, FlowState, FlowTable, InsertError};
 use march_tables::{Generation, Timeouts};
 
+use crate::BURST;
 use crate::burst::Stage;
 use crate::context::Now;
 use crate::counters::Counters;
+use crate::first::Ahead;
 use crate::rewrite::IpVersion;
 
 /// Flows of one family.
 pub(crate) struct Side<F: IpVersion> {
     pub flows: FlowTable<F::Pair>,
     pub stage: Stage<F::Pair>,
+    /// By frame of the burst: decided, not yet carried out.
+    pub ahead: Box<[Option<Ahead<F>>; BURST]>,
 }
 
 impl<F: IpVersion> Side<F> {
@@ -19,6 +23,7 @@ impl<F: IpVersion> Side<F> {
         Ok(Self {
             flows: FlowTable::new(capacity, seed)?,
             stage: Stage::new(),
+            ahead: Box::new([const { None }; BURST]),
         })
     }
 

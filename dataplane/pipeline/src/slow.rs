@@ -8,6 +8,7 @@ use march_wire::tuple::{Address, FiveTuple};
 use march_wire::{Buffer, DropReason, Family, Verdict, arp as wire_arp, icmp, ip, nd};
 
 use crate::context::{Context, ResolveRequest, Shared};
+use crate::first::Ahead;
 use crate::rewrite::{Change, IpVersion, rewrite_l4, udp_mask};
 use crate::side::{Side, traffic_of};
 
@@ -122,8 +123,9 @@ impl<F: IpVersion> Side<F> {
         context: &Context<'_>,
         frame: &mut B,
         packet: &IpPacket,
+        ahead: Option<Ahead<F>>,
     ) -> Verdict {
-        self.decide(shared, context, frame, packet)
+        self.decide(shared, context, frame, packet, ahead)
             .unwrap_or_else(|verdict| verdict)
     }
 
@@ -133,6 +135,7 @@ impl<F: IpVersion> Side<F> {
         context: &Context<'_>,
         frame: &mut B,
         packet: &IpPacket,
+        ahead: Option<Ahead<F>>,
     ) -> Step<Verdict> {
         let reach = to_us(context, frame)?;
         let (src, dst) = packet
@@ -177,7 +180,7 @@ impl<F: IpVersion> Side<F> {
                 None => self.remove(handle.index, &shared.counters),
             }
         }
-        self.first(shared, context, frame, &transit)
+        self.first(shared, context, frame, &transit, ahead)
     }
 
     /// A packet of a known flow. `None`: the flow is over and the packet opens a new one on the same ports.
