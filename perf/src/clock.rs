@@ -50,12 +50,17 @@ pub fn to_f64(count: u64) -> f64 {
 
 /// Highest priority and one core, so that what is measured is the code. Says what could not be had.
 pub fn settle(core: usize) {
-    // SAFETY: plain system call on the calling process.
-    let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    if nice != 0 {
-        eprintln!("# not at nice -20: {}", std::io::Error::last_os_error());
-    }
+    prioritise(-20);
     pin(core);
+}
+
+/// Gives the calling thread, and those that it will start, this nice value.
+pub fn prioritise(nice: i32) {
+    // SAFETY: plain system call on the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    if result != 0 {
+        eprintln!("# not at nice {nice}: {}", std::io::Error::last_os_error());
+    }
 }
 
 /// Keeps the calling thread on one core.

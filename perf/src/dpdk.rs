@@ -3,6 +3,7 @@
 //! `net_null` and `net_ring` carry frames without contents, so there both sides swap MAC addresses: what is compared is the
 //! cost of our port and frame type. `net_pcap` repeats real frames, so there our side also runs the whole pipeline.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -125,12 +126,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     for pair in pairs(&captures) {
         let [ours, testpmd, full] = measure(&eal, &pair, options)?;
         let name = pair.name;
-        summary += &format!(
+        let _ = write!(
+            summary,
             " {name}={ours:.1} {name}_testpmd={testpmd:.1} {name}_ratio={:.2}",
             ours / testpmd
         );
         if full > 0.0 {
-            summary += &format!(" {name}_full_nat={full:.1}");
+            let _ = write!(summary, " {name}_full_nat={full:.1}");
         }
     }
     println!("{summary}");

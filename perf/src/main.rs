@@ -4,6 +4,12 @@
 //! move from machine to machine. Results go to standard output, the last line is a summary; nothing is asserted on time,
 //! but every frame that was measured is checked to be right. `README.md` says how to read the numbers.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "indices, lengths and flow numbers of a benchmark's own making, all far below 2^31"
+)]
+
 mod clock;
 mod dpdk;
 mod floor;

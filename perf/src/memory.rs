@@ -65,15 +65,19 @@ impl<T: Zeroable> Arena<T> {
     /// Element `index` modulo the length.
     #[inline]
     pub fn at(&self, index: usize) -> &T {
-        // SAFETY: the masked index is below the length; elements were zeroed, which is a value of `T`.
-        unsafe { &*self.data.as_ptr().add(index & self.mask) }
+        // SAFETY: the masked index is below the length.
+        let element = unsafe { self.data.add(index & self.mask) };
+        // SAFETY: elements were zeroed, which is a value of `T`, and `&self` keeps writers away.
+        unsafe { element.as_ref() }
     }
 
     /// Element `index` modulo the length.
     #[inline]
     pub fn at_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: the masked index is below the length.
+        let mut element = unsafe { self.data.add(index & self.mask) };
         // SAFETY: as in `at`, and `&mut self` is exclusive.
-        unsafe { &mut *self.data.as_ptr().add(index & self.mask) }
+        unsafe { element.as_mut() }
     }
 
     /// Where element `index` modulo the length is, for prefetching.

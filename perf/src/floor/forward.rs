@@ -343,7 +343,7 @@ fn rewrite(frame: &mut Line, entry: &mut Entry) {
     frame[26..34].copy_from_slice(&entry.new_addresses.to_le_bytes());
     frame[34..38].copy_from_slice(&entry.new_ports.to_le_bytes());
     // Offset 50 for TCP, 40 for UDP; masking keeps it inside the line for the compiler.
-    let at = (50 - (10 & udp)) as usize & 62;
+    let at = (0x32 - (0xa & udp)) as usize & 0x3e;
     let old = u32::from(u16::from_le_bytes([frame[at], frame[at + 1]]));
     let new = !fold((!old & 0xffff) + u32::from(entry.l4_delta)) & 0xffff;
     let zero_to_ones = (new.wrapping_sub(1) >> 16) & udp;

@@ -55,11 +55,11 @@ impl Lab {
                 ),
             )?;
         }
-        lab.cable(
+        Self::cable(
             ("g0", &g, MAC_G0, "10.9.0.1/24"),
             ("r0", &r, MAC_R0, "10.9.0.2/24"),
         )?;
-        lab.cable(
+        Self::cable(
             ("r1", &r, MAC_R1, "10.9.1.1/24"),
             ("s0", &s, MAC_S0, "10.9.1.2/24"),
         )?;
@@ -83,7 +83,6 @@ impl Lab {
     }
 
     fn cable(
-        &self,
         near: (&str, &str, [u8; 6], &str),
         far: (&str, &str, [u8; 6], &str),
     ) -> anyhow::Result<()> {

@@ -50,6 +50,7 @@ const SUBJECTS: [Start; 3] = [
 /// Runs it; the last line on stdout is the summary.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     anyhow::ensure!(options.flows.is_power_of_two(), "--flows: a power of two");
+    crate::clock::prioritise(subject::NICE);
     let mut summary = None;
     for len in &options.lengths {
         let medians = measure(options, *len)?;

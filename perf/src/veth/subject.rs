@@ -22,6 +22,9 @@ use super::lab::{Lab, MAC_G0, MAC_R0, MAC_R1, MAC_S0, Place, run};
 /// The core that the subject runs on; the generator has core 0.
 pub const CORE: usize = 1;
 
+/// Nice value of the generator and of every subject: the machine may have other work.
+pub const NICE: i32 = -10;
+
 /// Something that forwards from `r0` to `r1`.
 pub trait Subject {
     /// How it is called in the results.
@@ -51,6 +54,7 @@ impl<'a> Kernel<'a> {
         set_threaded(lab, "1")?;
         let thread = napi_thread("r0")?;
         run("taskset", &format!("-pc {CORE} {thread}"))?;
+        run("renice", &format!("-n {NICE} -p {thread}"))?;
         Ok(Self { lab, thread })
     }
 }
@@ -118,7 +122,7 @@ impl Testpmd {
     pub fn start(lab: &Lab) -> anyhow::Result<Self> {
         let vdev = |number: u32| format!("--vdev=net_af_xdp{number},iface=r{number},force_copy=1");
         let script = format!(
-            "mount -t bpf bpf /sys/fs/bpf; exec nice -n -10 dpdk-testpmd -l 0,{CORE} --in-memory --no-pci --no-telemetry --file-prefix=mperf{} {} {} -- --forward-mode=io --auto-start --burst=64 --no-lsc-interrupt --stats-period=60 --total-num-mbufs=16384",
+            "mount -t bpf bpf /sys/fs/bpf; exec dpdk-testpmd -l 0,{CORE} --in-memory --no-pci --no-telemetry --file-prefix=mperf{} {} {} -- --forward-mode=io --auto-start --burst=64 --no-lsc-interrupt --stats-period=60 --total-num-mbufs=16384",
             std::process::id(),
             vdev(0),
             vdev(1)

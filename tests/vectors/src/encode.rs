@@ -111,7 +111,7 @@ struct Piece<'a, 'b> {
     first_slot: usize,
 }
 
-impl<'a> Piece<'a, '_> {
+impl Piece<'_, '_> {
     /// Appends field `key`, `width` bytes, or `default` if the text does not give it.
     fn field(&mut self, key: &'static str, width: usize, default: u128) -> Result<u128, String> {
         let offset = self.bytes.len();
@@ -278,8 +278,14 @@ fn peek<'a, 'b>(layer: &'a Layer, context: &'b mut Context<'a>) -> Piece<'a, 'b>
 }
 
 /// Forgets the slots that peeking made; the layer makes them again when it is encoded.
-fn unpeek(piece: Piece<'_, '_>) {
-    piece.context.slots.truncate(piece.first_slot);
+fn unpeek(
+    Piece {
+        context,
+        first_slot,
+        ..
+    }: Piece<'_, '_>,
+) {
+    context.slots.truncate(first_slot);
 }
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -475,7 +481,7 @@ fn udp(piece: &mut Piece<'_, '_>, payload: &[u8], around: Around) -> Result<Anno
     piece.field("len", 2, (8 + payload.len()) as u128)?;
     piece.bytes.extend_from_slice(&[0, 0]);
     transport_sum(piece, 6, payload, around, 17)?;
-    if piece.bytes[6..8] == [0, 0] && piece.layer.fields.get("sum").is_none() {
+    if piece.bytes[6..8] == [0, 0] && !piece.layer.fields.contains_key("sum") {
         piece.bytes[6..8].copy_from_slice(&[0xff, 0xff]);
     }
     Ok(Announce {
@@ -638,7 +644,7 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
         .map(|letter| letter.to_digit(16))
         .collect::<Option<_>>()
         .ok_or_else(|| format!("`{text}` is not hex"))?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(format!("`{text}` has an odd number of digits"));
     }
     Ok(digits

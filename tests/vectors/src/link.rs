@@ -62,15 +62,22 @@ pub struct PacketSocket(OwnedFd);
 /// `linux/if_packet.h`.
 const PACKET_IGNORE_OUTGOING: i32 = 23;
 const BUFFER: usize = 65_536;
+/// `AF_PACKET` and `ETH_P_ALL` as an address wants them.
+const FAMILY: u16 = 17;
+const PROTOCOL: u16 = 0x0003_u16.to_be();
+const _: () =
+    assert!(FAMILY as i32 == libc::AF_PACKET && PROTOCOL.swap_bytes() as i32 == libc::ETH_P_ALL);
+/// Length of a packet socket's address.
+const ADDRESS_LEN: u32 = 20;
+const _: () = assert!(ADDRESS_LEN as usize == size_of::<libc::sockaddr_ll>());
 
 impl PacketSocket {
     /// Bound to `interface` of this thread's namespace.
     pub fn open(interface: &str) -> Result<Self, String> {
         let failed = |what: &str| format!("{what} on {interface}: {}", io::Error::last_os_error());
-        let protocol = libc::ETH_P_ALL.to_be() >> 16;
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: no pointer is passed.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, protocol) };
+        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(PROTOCOL)) };
         if fd < 0 {
             return Err(failed("packet socket"));
         }
@@ -80,8 +87,8 @@ impl PacketSocket {
         // SAFETY: a terminated string.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
         let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            sll_protocol: protocol as u16,
+            sll_family: FAMILY,
+            sll_protocol: PROTOCOL,
             sll_ifindex: index.cast_signed(),
             sll_hatype: 0,
             sll_pkttype: 0,
@@ -89,13 +96,7 @@ impl PacketSocket {
             sll_addr: [0; 8],
         };
         // SAFETY: `address` is a `sockaddr_ll` of the length given.
-        let bound = unsafe {
-            libc::bind(
-                fd,
-                (&raw const address).cast(),
-                size_of_val(&address) as u32,
-            )
-        };
+        let bound = unsafe { libc::bind(fd, (&raw const address).cast(), ADDRESS_LEN) };
         if bound != 0 {
             return Err(failed("bind"));
         }
@@ -155,14 +156,20 @@ impl PacketSocket {
 /// The tag that the kernel took off, as it was on the wire.
 fn vlan_tag(message: &libc::msghdr) -> Option<[u8; 4]> {
     // SAFETY: the header was filled by `recvmsg`, its control buffer is alive.
-    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: null, or the start of a control message in that buffer.
+    let header = unsafe { first.as_ref() }?;
     if header.cmsg_level != libc::SOL_PACKET || header.cmsg_type != libc::PACKET_AUXDATA {
         return None;
     }
     // SAFETY: a control message of this type holds a `tpacket_auxdata`.
-    let data = unsafe { libc::CMSG_DATA(header) }.cast::<libc::tpacket_auxdata>();
-    // SAFETY: as above; the read does not need alignment.
-    let auxiliary = unsafe { data.read_unaligned() };
+    let data = unsafe { libc::CMSG_DATA(header) };
+    let mut auxiliary = std::mem::MaybeUninit::<libc::tpacket_auxdata>::uninit();
+    let len = size_of::<libc::tpacket_auxdata>();
+    // SAFETY: both are of that length and do not overlap.
+    unsafe { std::ptr::copy_nonoverlapping(data, auxiliary.as_mut_ptr().cast(), len) };
+    // SAFETY: all of its bytes were just written, and it holds integers only.
+    let auxiliary = unsafe { auxiliary.assume_init() };
     if auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Every vector over af_xdp on veth.
+//! Every vector over `AF_XDP` on veth.
 
 use march_vectors::{af_xdp, vector::Suite};
 
