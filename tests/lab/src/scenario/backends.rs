@@ -102,7 +102,7 @@ fn until_avoided(load: &Load, killed_at: Instant) -> Result<(Duration, u64)> {
             seen = now;
             return None;
         }
-        (now.lost > start.lost && now.right >= seen.right + 200).then_some(())
+        (now.right >= seen.right + 200).then_some(())
     })?;
     Ok((last_failure, load.report().lost - start.lost))
 }

@@ -56,7 +56,7 @@ pub(super) fn http(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
         findings.check(
             format!("{name}: curl"),
             BACKENDS.contains(&body.trim_end()),
-            format_args!("{body:?}"),
+            body.trim_end(),
         );
 
         let load = Load::start(&Plan::new(Kind::Http, address, 80).rate(400))?;
