@@ -21,7 +21,7 @@ pub struct HugeSlice<T: Zeroed> {
 const HUGE_PAGE: usize = 2 << 20;
 
 impl<T: Zeroed> HugeSlice<T> {
-    /// Maps room for `len` values. The pages are first touched by whoever first writes them, so build the table on
+    /// Maps room for `len` values and touches every page now, so that no lcore ever takes a page fault. Build the table on
     /// the thread that will use it to get the memory of its NUMA node.
     pub fn new(len: usize) -> std::io::Result<Self> {
         const { assert!(align_of::<T>() <= HUGE_PAGE) };
@@ -49,14 +49,25 @@ impl<T: Zeroed> HugeSlice<T> {
         let skip = mapping.as_ptr().align_offset(HUGE_PAGE);
         // SAFETY: `skip` is below 2 MiB and the mapping is `bytes` + 2 MiB long.
         let aligned = unsafe { mapping.byte_add(skip) };
-        // SAFETY: the range lies inside the mapping. Failure only costs speed, so the result is not looked at.
-        unsafe { libc::madvise(aligned.as_ptr(), bytes, libc::MADV_HUGEPAGE) };
-        Ok(Self {
+        let slice = Self {
             data: aligned.cast(),
             len,
             mapping,
             mapped_bytes,
-        })
+        };
+        // SAFETY: the range lies inside the mapping. Failure only costs speed, so the result is not looked at.
+        unsafe { libc::madvise(aligned.as_ptr(), bytes, libc::MADV_HUGEPAGE) };
+        // SAFETY: the range lies inside the mapping.
+        let populated =
+            unsafe { libc::madvise(aligned.as_ptr(), bytes, libc::MADV_POPULATE_WRITE) };
+        if populated != 0 {
+            let error = std::io::Error::last_os_error();
+            // Kernels before 5.14 do not know the advice: pages then come as they are touched.
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                return Err(error);
+            }
+        }
+        Ok(slice)
     }
 }
 

@@ -184,7 +184,7 @@ impl<F: IpVersion> Side<F> {
             }
             Err(Refusal::Expired) => expired(shared, context, frame, transit.packet),
             Ok(prospect) => {
-                let reverse = self.settle(context, &prospect)?;
+                let reverse = self.settle(shared, context, &prospect)?;
                 let mut flow = Flow::new(transit.key(), reverse, prospect.state, context.now.ms);
                 flow.epoch = context.generation.epoch;
                 flow.service = prospect.service;
@@ -261,28 +261,43 @@ impl<F: IpVersion> Side<F> {
         })
     }
 
-    /// The answers' key: the one in prospect or, where that is taken and the source is ours to choose, another.
-    fn settle(&self, context: &Context<'_>, prospect: &Prospect<F>) -> Step<Key<F::Pair>> {
+    /// The answers' key: the one in prospect or, where that is taken and the source is ours to choose, another. If all
+    /// that were tried are taken, a connection that is over or whose handshake is not done makes room.
+    fn settle(
+        &mut self,
+        shared: &Shared,
+        context: &Context<'_>,
+        prospect: &Prospect<F>,
+    ) -> Step<Key<F::Pair>> {
         let first = self.unused(prospect.reverse);
         if first.is_ok() || prospect.mode == Mode::Nat {
             return first;
         }
         let (address, _) = F::addresses(prospect.reverse.addresses);
         let (port, salt) = port_numbers(prospect.reverse.ports);
+        let mut over = None;
         let pool = context.generation.port(prospect.egress).map(F::nat);
-        pool.and_then(|pool| {
-            nat_tuples(pool, u64::from(salt)).find_map(|(source, source_port)| {
-                let addresses = F::pair(address, source);
-                let ports = raw_ports(port, source_port);
-                self.unused(Key {
-                    addresses,
-                    ports,
-                    ..prospect.reverse
-                })
-                .ok()
-            })
-        })
-        .ok_or(Verdict::Drop(DropReason::NatExhausted))
+        for (source, source_port) in pool
+            .into_iter()
+            .flat_map(|pool| nat_tuples(pool, salt.into()))
+        {
+            let key = Key {
+                addresses: F::pair(address, source),
+                ports: raw_ports(port, source_port),
+                ..prospect.reverse
+            };
+            let Some(handle) = self.flows.find(&key) else {
+                return Ok(key);
+            };
+            let state = self.flows.flow(handle.index).state;
+            if over.is_none() && (state == FlowState::Closed || state.is_embryonic()) {
+                over = Some((handle.index, key));
+            }
+        }
+        let (index, key) = over.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
+        self.remove(index, &shared.counters);
+        shared.counters.flows.evicted.add(1);
+        Ok(key)
     }
 
     /// The key, if no flow has it: two flows whose answers look the same cannot be told apart.

@@ -920,6 +920,25 @@ fn a_pool_of_nat_ports_runs_out_by_name_and_comes_back() {
 }
 
 #[test]
+fn half_open_connections_make_room_in_a_pool_of_nat_ports() {
+    for ends in ENDS {
+        let mut world = World::new();
+        // One connection that is established, and 63 of which only a SYN was ever seen.
+        let syn = world.forwarded(0, &from_client(ends).tcp(3_999, 80, SYN), 1);
+        let (_, _, nat_port, _) = tuple_of(&syn);
+        world.forwarded(1, &answer_from_backend(ends, nat_port), 0);
+        world.forwarded(0, &from_client(ends).tcp(3_999, 80, ACK), 1);
+        for port in 0..200 {
+            world.forwarded(0, &from_client(ends).tcp(4_000 + port, 80, SYN), 1);
+        }
+        assert_eq!(world.pipeline.flows().iter().sum::<usize>(), 64);
+        assert_eq!(world.pipeline.counters().flows.evicted.get(), 200 - 63);
+        let data = world.forwarded(0, &from_client(ends).tcp(3_999, 80, ACK), 1);
+        assert_eq!(tuple_of(&data).2, nat_port, "what is established stays");
+    }
+}
+
+#[test]
 fn closed_connections_go_at_once_and_idle_ones_when_their_time_is_over() {
     for ends in ENDS {
         let mut world = World::new();
