@@ -71,12 +71,17 @@ impl Agent {
                 self.on_push(delta.to, state, received).await;
             }
             FromDaemon::Current(current) => {
+                let admins_changed = current.backend_admins != self.admin_list;
                 self.take_admins(current.backend_admins);
                 // The same content under a newer number runs already.
                 if let Some(desired) = &mut self.desired {
                     desired.revision = current.revision;
                 }
-                self.refresh("admin").await;
+                // Nothing new from the daemon is no new generation.
+                if admins_changed {
+                    self.refresh("admin").await;
+                    self.keep_last_good();
+                }
             }
             FromDaemon::BackendAdmins(admins) => {
                 self.take_admins(admins.states);

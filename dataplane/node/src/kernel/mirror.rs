@@ -199,12 +199,16 @@ async fn read_everything(handle: &Handle) -> Result<KernelState, KernelError> {
     Ok(state)
 }
 
+/// A socket has one dump at a time: the kernel refuses a second one with EBUSY.
+static DUMPING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Every message that answers a dump request.
 pub(super) async fn dump(
     handle: &Handle,
     request: RouteNetlinkMessage,
 ) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
     let what = super::request_name(&request);
+    let _turn = DUMPING.lock().await;
     within(what, read_answers(handle, what, request)).await
 }
 
