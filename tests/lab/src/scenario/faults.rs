@@ -202,7 +202,7 @@ pub(super) fn missing_nic(lab: &mut Lab, findings: &mut Findings) -> Result<()> 
         .try_apply("nic.yaml", &documents::port("ghost", "ghost0", "auto"))?;
     let answer = said(&finished);
     let named = poll::until("`get ports` names the missing interface", PATIENCE, || {
-        let ports = lab.product().ctl_ok(["get", "ports", "-o", "json"]).ok()?;
+        let ports = lab.product().ctl_ok(["get", "ports", "-o", "wide"]).ok()?;
         (answer.contains("ghost0") || (ports.contains("ghost0") && ports.contains("missing")))
             .then_some(())
     });
@@ -492,7 +492,7 @@ pub(super) fn no_hugepages(lab: &mut Lab, findings: &mut Findings) -> Result<()>
     let said_so = poll::until("the refusal names huge pages", PATIENCE, || {
         let ports = lab
             .product()
-            .ctl_ok(["get", "ports", "-o", "json"])
+            .ctl_ok(["get", "ports", "-o", "wide"])
             .ok()?
             .to_lowercase();
         (said(&finished).to_lowercase().contains("huge") || ports.contains("huge")).then_some(())
