@@ -159,6 +159,30 @@ impl Product {
         Ok(path)
     }
 
+    /// A figure of the node itself, from its metrics: there with or without a daemon.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let text = command::run(
+            "ip",
+            [
+                "netns",
+                "exec",
+                "proxy",
+                "curl",
+                "-sS",
+                "--max-time",
+                "5",
+                "http://127.0.0.1:8082/metrics",
+            ],
+        )?;
+        let line = text
+            .lines()
+            .find(|line| line.split([' ', '{']).next() == Some(name));
+        let value = line
+            .and_then(|line| line.rsplit(' ').next())
+            .with_context(|| format!("no metric {name}"))?;
+        Ok(value.parse()?)
+    }
+
     async fn nodes() -> Result<Vec<NodeStatus>> {
         let channel = tonic::transport::Endpoint::from_static("http://marchd.invalid")
             .connect_with_connector(tower::service_fn(|_: tonic::transport::Uri| async {

@@ -1,6 +1,6 @@
 //! The control plane comes, goes and changes its mind; the data plane must not notice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use march_proto::v1::NodeState;
@@ -21,15 +21,22 @@ fn unharmed(findings: &mut Findings, what: &str, report: &Report) {
     findings.check(what, good, report.tally());
 }
 
-/// The generation once it stands still: after a start, neighbours are still being resolved.
+/// The node's generation once it has stood still: hosts meet for some seconds after a start, and each neighbour is a generation.
 fn settled_generation(lab: &Lab) -> Result<u64> {
-    let mut last = lab.product().fresh_telemetry()?.generation;
-    poll::until_ok("the generation stands still", PATIENCE, || {
-        let now = lab.product().fresh_telemetry()?.generation;
-        let before = std::mem::replace(&mut last, now);
-        ensure!(before == now, "it went from {before} to {now}");
-        Ok(now)
-    })
+    const STILL: Duration = Duration::from_secs(8);
+    let mut last = (0, Instant::now());
+    poll::until_ok(
+        "the generation stands still",
+        Duration::from_mins(1),
+        || {
+            let now = lab.product().metric("marchproxy_node_generation")?;
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            ensure!(last.1.elapsed() >= STILL, "generation {now} is new");
+            Ok(now)
+        },
+    )
 }
 
 pub(super) fn daemon_killed(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
@@ -65,7 +72,7 @@ pub(super) fn daemon_killed(lab: &mut Lab, findings: &mut Findings) -> Result<()
     );
     findings.equal(
         "generation after the restart",
-        &telemetry.generation,
+        &lab.product().metric("marchproxy_node_generation")?,
         &generation,
     );
     findings.equal("revision after the restart", &telemetry.revision, &revision);
