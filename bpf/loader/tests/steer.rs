@@ -390,16 +390,6 @@ fn impossible() -> Vec<Case> {
             vip().header_checksum(Checksum::Wrong).build(),
             DropReason::BadIpChecksum,
         ),
-        (
-            "source route",
-            vip().options(&[131, 7, 4, 1, 2, 3, 4]).build(),
-            DropReason::SourceRoute,
-        ),
-        (
-            "option",
-            vip().options(&[7, 60, 4, 0]).build(),
-            DropReason::BadIpOptions,
-        ),
         ("null", vip().tcp(1, 2, 0).build(), DropReason::TcpNull),
         ("xmas", vip().tcp(1, 2, 0x29).build(), DropReason::TcpXmas),
         (
@@ -420,23 +410,6 @@ fn impossible() -> Vec<Case> {
                 .macs(PEER_MAC, PORT_MAC)
                 .build(),
             DropReason::Land,
-        ),
-        (
-            "routing header 0",
-            vip6().extension(43, &[0, 1]).build(),
-            DropReason::SourceRoute,
-        ),
-        (
-            "hop-by-hop in the middle",
-            vip6().extension(60, &[1, 2]).extension(0, &[1, 2]).build(),
-            DropReason::ExtensionHeaders,
-        ),
-        (
-            "nine extension headers",
-            (0..9)
-                .fold(vip6(), |packet, _| packet.extension(60, &[1, 2]))
-                .build(),
-            DropReason::ExtensionHeaders,
         ),
         ("ARP of another kind", bad_arp, DropReason::BadArp),
         (
@@ -461,15 +434,25 @@ fn every_frame_goes_where_it_belongs() {
     }
 }
 
+/// Options and extension headers are userspace's to judge, right or wrong, for whomever they are; groups are the kernel's.
 #[test]
-fn eight_extension_headers_are_followed() {
+fn options_and_extension_headers_go_to_userspace() {
     let steering = steering(Transit::Denied);
-    let frame = (0..8)
-        .fold(v6("2001:db8:1::10"), |packet, _| {
-            packet.extension(60, &[1, 2])
-        })
-        .build();
-    check(&steering, "eight", &frame, Expected::Socket);
+    let source_route: &[u8] = &[131, 7, 4, 1, 2, 3, 4];
+    for address in ["198.51.100.10", "10.20.30.40"] {
+        let frame = v4(address).options(source_route).build();
+        check(&steering, address, &frame, Expected::Socket);
+    }
+    for address in ["2001:db8:1::10", "2001:db8:7::1"] {
+        for (number, body) in [(43, [0, 1]), (60, [1, 2]), (0, [5, 2])] {
+            let frame = v6(address).extension(number, &body).build();
+            check(&steering, address, &frame, Expected::Socket);
+        }
+    }
+    let kernels = v4("192.0.2.2").options(source_route).build();
+    check(&steering, "kernel's", &kernels, Expected::SocketOrPass);
+    let report = v6("ff02::16").extension(0, &[5, 2, 0, 0]).build();
+    check(&steering, "MLD", &report, Expected::Pass);
 }
 
 #[test]

@@ -4,7 +4,6 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use march_bpf_abi::{AddressEntry, AddressKey, ROLE_KERNEL, ROLE_NAT, ROLE_TRANSIT, ROLE_VIP};
 use march_wire::parse::{self, Fragment, IpPacket, L4};
-use march_wire::quote::{self, QuotedL4};
 use march_wire::tuple::Address;
 use march_wire::{Cursor, DropReason, arp, ethernet, ip, nd};
 
@@ -50,12 +49,18 @@ pub fn decide<C: Cursor, S: Addresses>(frame: C, own: ethernet::Mac, addresses: 
         Err(reason) => return Decision::Drop(reason),
     };
     match link.ethertype {
-        ethernet::IPV4 => match parse::ipv4(frame, link) {
-            Ok(packet) => ipv4(frame, &packet, own, addresses),
+        ethernet::IPV4 => match parse::ipv4_plain(frame, link) {
+            Ok(Some(packet)) => ipv4(frame, &packet, own, addresses),
+            Ok(None) => unusual(frame, link, |dst: Ipv4Addr| {
+                addresses.find(AddressKey::V4_BITS, AddressKey::v4(dst.octets()))
+            }),
             Err(reason) => Decision::Drop(reason),
         },
-        ethernet::IPV6 => match parse::ipv6(frame, link) {
-            Ok(packet) => ipv6(frame, &packet, own, addresses),
+        ethernet::IPV6 => match parse::ipv6_plain(frame, link) {
+            Ok(Some(packet)) => ipv6(frame, &packet, own, addresses),
+            Ok(None) => unusual(frame, link, |dst: Ipv6Addr| {
+                addresses.find(AddressKey::V6_BITS, AddressKey::v6(dst.octets()))
+            }),
             Err(reason) => Decision::Drop(reason),
         },
         ethernet::ARP => match arp::parse(frame, &link) {
@@ -69,6 +74,26 @@ pub fn decide<C: Cursor, S: Addresses>(frame: C, own: ethernet::Mac, addresses: 
             Reach::Elsewhere => Decision::Drop(DropReason::WrongMac),
             Reach::Here | Reach::Group => Decision::Pass,
         },
+    }
+}
+
+/// A packet with options or extension headers. Few, and the verifier would follow every path that they can take, so they
+/// are judged in userspace, which punts what is the kernel's; link protocols to groups (IGMP, MLD) go straight there.
+#[inline(always)]
+fn unusual<A: Address, C: Cursor>(
+    frame: C,
+    link: ethernet::Link,
+    find: impl FnOnce(A) -> AddressEntry,
+) -> Decision {
+    let Some(dst) = A::read(frame, link.l3_offset + A::SRC_OFFSET + A::LEN) else {
+        return Decision::Drop(DropReason::Runt);
+    };
+    if ethernet::destination(frame).is_some_and(ethernet::is_group) || dst.is_group() {
+        Decision::Pass
+    } else if find(dst).roles & ROLE_KERNEL != 0 {
+        Decision::Redirect(Unbound::Pass)
+    } else {
+        Decision::Redirect(Unbound::Drop)
     }
 }
 
@@ -120,7 +145,6 @@ fn ipv4<C: Cursor, S: Addresses>(
         return Decision::Pass;
     }
     unicast(
-        frame,
         packet,
         addresses.find(AddressKey::V4_BITS, AddressKey::v4(dst.octets())),
     )
@@ -152,7 +176,6 @@ fn ipv6<C: Cursor, S: Addresses>(
         };
     }
     unicast(
-        frame,
         packet,
         addresses.find(AddressKey::V6_BITS, AddressKey::v6(dst.octets())),
     )
@@ -160,12 +183,12 @@ fn ipv6<C: Cursor, S: Addresses>(
 
 /// A packet sent to one address, of which this is known.
 #[inline(always)]
-fn unicast<C: Cursor>(frame: C, packet: &IpPacket, entry: AddressEntry) -> Decision {
+fn unicast(packet: &IpPacket, entry: AddressEntry) -> Decision {
     if is_ours_alone(entry) {
         return Decision::Redirect(Unbound::Drop);
     }
     if entry.roles & ROLE_KERNEL != 0 {
-        return match entry.roles & ROLE_NAT != 0 && is_translated(frame, packet, entry) {
+        return match entry.roles & ROLE_NAT != 0 && is_translated(packet, entry) {
             true => Decision::Redirect(Unbound::Pass),
             false => Decision::Pass,
         };
@@ -176,25 +199,18 @@ fn unicast<C: Cursor>(frame: C, packet: &IpPacket, entry: AddressEntry) -> Decis
     }
 }
 
-/// True for a packet of a translated flow at an address that is the kernel's as well: its port is in the range.
+/// True for a packet that may belong to a translated flow at an address that is the kernel's as well: its port is in the
+/// range, or it is an ICMP error.
 #[inline(always)]
-fn is_translated<C: Cursor>(frame: C, packet: &IpPacket, entry: AddressEntry) -> bool {
+fn is_translated(packet: &IpPacket, entry: AddressEntry) -> bool {
     if packet.fragment != Fragment::None {
         return false;
     }
     let port = match packet.l4 {
         L4::Tcp { dst_port, .. } | L4::Udp { dst_port, .. } => dst_port,
-        L4::Icmp { kind, .. } if ip::is_icmp_error(packet.family, kind) => {
-            match quote::parse(frame, packet) {
-                // What the error quotes went out from here.
-                Ok(quote::Quote {
-                    l4: QuotedL4::Ports { src_port, .. },
-                    ..
-                }) => src_port,
-                _ => return false,
-            }
-        }
-        L4::Icmp { .. } | L4::Other => return false,
+        // Userspace knows whether what the error quotes is a flow of ours, and punts it otherwise.
+        L4::Icmp { kind, .. } => return ip::is_icmp_error(packet.family, kind),
+        L4::Other => return false,
     };
     entry.first_port <= port && port <= entry.last_port
 }

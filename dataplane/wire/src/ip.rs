@@ -193,6 +193,15 @@ pub struct Chain {
     pub fragment: Fragment,
 }
 
+/// True for a next-header value that [`extension_headers`] would follow.
+#[inline]
+pub const fn is_extension_header(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+    )
+}
+
 /// Follows extension headers from `at` (with next-header value `first`) to something that is none.
 ///
 /// Hop-by-hop options are allowed first only, one fragment header at most, routing type 0 never (RFC 5095). A chain

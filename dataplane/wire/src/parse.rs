@@ -178,9 +178,36 @@ pub fn parse<C: Cursor>(frame: C) -> Result<Packet, DropReason> {
 #[inline]
 pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     let at = link.l3_offset;
+    let (header, header_len) = ipv4_lengths(frame, at)?;
+    if ip::header_sum(frame, at, header_len) != 0xffff {
+        return Err(DropReason::BadIpChecksum);
+    }
+    ip::check_options(frame, at + 20, header_len - 20)?;
+    ipv4_rest(frame, link, header, header_len)
+}
+
+/// As [`ipv4`] for a header without options; `None` for one with. For an XDP program, whose verifier follows every path
+/// that options can take.
+#[inline]
+pub fn ipv4_plain<C: Cursor>(frame: C, link: Link) -> Result<Option<IpPacket>, DropReason> {
+    let at = link.l3_offset;
+    let (header, header_len) = ipv4_lengths(frame, at)?;
+    if header_len != 20 {
+        return Ok(None);
+    }
+    if ip::header_sum(frame, at, 20) != 0xffff {
+        return Err(DropReason::BadIpChecksum);
+    }
+    ipv4_rest(frame, link, header, 20).map(Some)
+}
+
+/// The first twelve bytes of the header and its length, after the checks on version and lengths.
+#[inline]
+fn ipv4_lengths<C: Cursor>(frame: C, at: usize) -> Result<([u8; 12], usize), DropReason> {
     let header = frame.read::<12>(at).ok_or(DropReason::Runt)?;
-    let src: [u8; 4] = frame.read(at + 12).ok_or(DropReason::Runt)?;
-    let dst: [u8; 4] = frame.read(at + 16).ok_or(DropReason::Runt)?;
+    if frame.len() < at + 20 {
+        return Err(DropReason::Runt);
+    }
     if header[0] >> 4 != 4 {
         return Err(DropReason::BadIpVersion);
     }
@@ -196,10 +223,21 @@ pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     if total > available {
         return Err(DropReason::Truncated);
     }
-    if ip::header_sum(frame, at, header_len) != 0xffff {
-        return Err(DropReason::BadIpChecksum);
-    }
-    ip::check_options(frame, at + 20, header_len - 20)?;
+    Ok((header, header_len))
+}
+
+/// What is left once the header itself is known to be good.
+#[inline]
+fn ipv4_rest<C: Cursor>(
+    frame: C,
+    link: Link,
+    header: [u8; 12],
+    header_len: usize,
+) -> Result<IpPacket, DropReason> {
+    let at = link.l3_offset;
+    let src: [u8; 4] = frame.read(at + 12).ok_or(DropReason::Runt)?;
+    let dst: [u8; 4] = frame.read(at + 16).ok_or(DropReason::Runt)?;
+    let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     if u32::from_ne_bytes(src) == u32::from_ne_bytes(dst) {
         return Err(DropReason::Land);
     }
@@ -225,6 +263,32 @@ pub fn ipv4<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
 #[inline]
 pub fn ipv6<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     let at = link.l3_offset;
+    let (header, end) = ipv6_lengths(frame, at)?;
+    let chain = ip::extension_headers(frame, header[6], at + 40, end)?;
+    ipv6_rest(frame, link, header, end, chain)
+}
+
+/// As [`ipv6`] for a packet without extension headers; `None` for one with. For an XDP program, whose verifier follows
+/// every path that a chain of them can take.
+#[inline]
+pub fn ipv6_plain<C: Cursor>(frame: C, link: Link) -> Result<Option<IpPacket>, DropReason> {
+    let at = link.l3_offset;
+    let (header, end) = ipv6_lengths(frame, at)?;
+    let protocol = header[6];
+    if ip::is_extension_header(protocol) {
+        return Ok(None);
+    }
+    let chain = ip::Chain {
+        protocol,
+        l4_offset: at + 40,
+        fragment: Fragment::None,
+    };
+    ipv6_rest(frame, link, header, end, chain).map(Some)
+}
+
+/// The first eight bytes of the header and where the packet ends, after the checks on version and length.
+#[inline]
+fn ipv6_lengths<C: Cursor>(frame: C, at: usize) -> Result<([u8; 8], usize), DropReason> {
     let header = frame.read::<8>(at).ok_or(DropReason::Runt)?;
     if frame.len() < at + 40 {
         return Err(DropReason::Runt);
@@ -236,7 +300,19 @@ pub fn ipv6<C: Cursor>(frame: C, link: Link) -> Result<IpPacket, DropReason> {
     if end > frame.len() {
         return Err(DropReason::Truncated);
     }
-    let chain = ip::extension_headers(frame, header[6], at + 40, end)?;
+    Ok((header, end))
+}
+
+/// What is left once it is known where the L4 header is.
+#[inline]
+fn ipv6_rest<C: Cursor>(
+    frame: C,
+    link: Link,
+    header: [u8; 8],
+    end: usize,
+    chain: ip::Chain,
+) -> Result<IpPacket, DropReason> {
+    let at = link.l3_offset;
     if same_v6(frame, at + 8, at + 24) {
         return Err(DropReason::Land);
     }
