@@ -1,6 +1,6 @@
 //! Steering programs loaded ahead of their use.
 //!
-//! The kernel's verifier takes seconds for each on a slow machine. They are loaded before an engine is stopped to make way
+//! The kernel's verifier takes its time for each, seconds where cores are scarce. They are loaded before an engine is stopped to make way
 //! for another, and while a node without a configuration waits for one, so that nobody waits for them.
 
 use std::thread::JoinHandle;
