@@ -3,10 +3,10 @@
 use crate::clock::{Random, percentile, to_f64, tsc, tsc_per_ns};
 use crate::floor::{Floor, Frames, tuple_of};
 use crate::product::Product;
-use crate::traffic::{self, BUFFERS, Buffers, PART, PARTS, is_sound};
+use crate::traffic::{self, BUFFERS, Buffers, is_sound};
 
 /// Passes over all buffers of one block.
-const PASSES: usize = 60;
+const PASSES: usize = 200;
 /// Passes at the start of a block that bring the caches to this side's state and are not counted.
 const WARM_UP: usize = 12;
 /// First packets in one window.
@@ -23,9 +23,23 @@ pub struct Options {
     /// Core to run on.
     #[arg(long, default_value_t = 1)]
     core: usize,
-    /// Only this many passes of the pipeline over the first flow count, nothing timed: for callgrind.
+    /// Only this many passes over the first flow count, nothing timed: for callgrind.
     #[arg(long)]
     passes: Option<usize>,
+    /// Which side to run.
+    #[arg(long, value_enum, default_value_t = Side::Both)]
+    side: Side,
+}
+
+/// A side of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Side {
+    /// The product and the floor, by turns.
+    Both,
+    /// The product alone.
+    Product,
+    /// The floor alone.
+    Floor,
 }
 
 /// Nanoseconds per packet of both sides.
@@ -39,9 +53,12 @@ struct Pair {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::clock::settle(options.core);
     if let Some(passes) = options.passes {
-        return only_passes(options.flows[0], passes);
+        return only_passes(options.flows[0], passes, options.side);
     }
     let rate = tsc_per_ns();
+    if options.side == Side::Floor {
+        return only_floor(&options.flows, rate);
+    }
     println!(
         "# TSC {rate:.3} GHz, {BUFFERS} buffers, bursts of 64, 64 B, half of them replies, TCP and UDP in equal parts"
     );
@@ -63,43 +80,28 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn compare(flows: u32, rate: f64) -> anyhow::Result<Pair> {
+    let mut floor = FloorSide::new(flows)?;
     let mut buffers = Buffers::new()?;
-    let mut product_buffers = Buffers::new()?;
-    let mut floor = Floor::new(flows)?;
-    let mut frames = Frames::default();
-    let mut product = Product::with_flows(flows, &mut product_buffers)?;
+    let mut product = Product::with_flows(flows, &mut buffers)?;
     let mut random = Random::new(0x5eed);
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        floors.push(block(rate, |part| {
-            if part == 0 {
-                for index in 0..BUFFERS {
-                    let number = random.below(u64::from(flows)) as u32;
-                    let line = buffers.frame_mut(Buffers::line_of(index));
-                    traffic::write(line, &tuple_of(number), 0x10);
-                }
-            }
+        floors.push(block(rate, || floor.window()));
+        ours.push(block(rate, || {
+            product.refill(&mut buffers, &mut random);
             let start = tsc();
-            floor.pass(&mut frames, &mut buffers, part);
-            tsc() - start
-        }));
-        ours.push(block(rate, |part| {
-            if part == 0 {
-                product.refill(&mut product_buffers, &mut random);
-            }
-            let start = tsc();
-            product.pass(part);
+            product.pass();
             tsc() - start
         }));
         if round == 0 {
-            verify(&buffers, floor.lost, "floor")?;
-            verify(&product_buffers, product.lost, "pipeline")?;
+            floor.verify()?;
+            verify(&buffers, product.lost, "pipeline")?;
         }
     }
     anyhow::ensure!(
-        floor.lost == 0 && product.lost == 0,
+        floor.lost() == 0 && product.lost == 0,
         "frames were lost: floor {}, pipeline {}",
-        floor.lost,
+        floor.lost(),
         product.lost
     );
     let ratios: Vec<f64> = ours
@@ -126,16 +128,54 @@ fn compare(flows: u32, rate: f64) -> anyhow::Result<Pair> {
     Ok(pair)
 }
 
+/// The floor with its buffers and its traffic.
+struct FloorSide {
+    floor: Floor,
+    frames: Frames,
+    random: Random,
+    flows: u32,
+}
+
+impl FloorSide {
+    fn new(flows: u32) -> anyhow::Result<Self> {
+        Ok(Self {
+            floor: Floor::new(flows)?,
+            frames: Frames::new()?,
+            random: Random::new(0x5eed),
+            flows,
+        })
+    }
+
+    /// Ticks of one pass over frames written anew before it.
+    fn window(&mut self) -> u64 {
+        let buffers = self.frames.buffers();
+        for index in 0..BUFFERS {
+            let number = self.random.below(u64::from(self.flows)) as u32;
+            let line = buffers.frame_mut(Buffers::line_of(index));
+            traffic::write(line, &tuple_of(number), 0x10);
+        }
+        let start = tsc();
+        self.floor.pass(&mut self.frames);
+        tsc() - start
+    }
+
+    fn lost(&self) -> u64 {
+        self.floor.lost
+    }
+
+    fn verify(&mut self) -> anyhow::Result<()> {
+        verify(self.frames.buffers(), self.floor.lost, "floor")
+    }
+}
+
 /// Median over the windows of a block, nanoseconds per packet. A window that another guest of the machine stole does not
 /// move it.
-fn block(rate: f64, mut window: impl FnMut(usize) -> u64) -> f64 {
-    let mut times = Vec::with_capacity(PASSES * PARTS);
+fn block(rate: f64, mut window: impl FnMut() -> u64) -> f64 {
+    let mut times = Vec::with_capacity(PASSES);
     for pass in 0..PASSES {
-        for part in 0..PARTS {
-            let ticks = window(part);
-            if pass >= WARM_UP {
-                times.push(to_f64(ticks) / rate / to_f64(PART as u64));
-            }
+        let ticks = window();
+        if pass >= WARM_UP {
+            times.push(to_f64(ticks) / rate / to_f64(BUFFERS as u64));
         }
     }
     percentile(&mut times, 50)
@@ -193,16 +233,37 @@ fn new_sessions(rate: f64) -> anyhow::Result<f64> {
     Ok(1_000.0 / ns)
 }
 
+/// The floor without a product next to it, as the calibration of another machine's floor needs it.
+fn only_floor(flows: &[u32], rate: f64) -> anyhow::Result<()> {
+    for flows in flows {
+        let mut side = FloorSide::new(*flows)?;
+        let mut blocks: Vec<f64> = (0..ROUNDS).map(|_| block(rate, || side.window())).collect();
+        side.verify()?;
+        let median = percentile(&mut blocks, 50);
+        println!(
+            "{flows:>9} flows: floor {median:.2} ns [{:.2}-{:.2}]",
+            blocks[0],
+            blocks[ROUNDS - 1]
+        );
+    }
+    Ok(())
+}
+
 /// The same work without a clock around it.
-fn only_passes(flows: u32, passes: usize) -> anyhow::Result<()> {
+fn only_passes(flows: u32, passes: usize, side: Side) -> anyhow::Result<()> {
+    if side == Side::Floor {
+        let mut side = FloorSide::new(flows)?;
+        for _ in 0..passes {
+            side.window();
+        }
+        return side.verify();
+    }
     let mut buffers = Buffers::new()?;
     let mut product = Product::with_flows(flows, &mut buffers)?;
     let mut random = Random::new(0x5eed);
     for _ in 0..passes {
         product.refill(&mut buffers, &mut random);
-        for part in 0..PARTS {
-            product.pass(part);
-        }
+        product.pass();
     }
     println!(
         "{passes} passes of {BUFFERS} packets, {} lost",

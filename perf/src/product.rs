@@ -19,7 +19,7 @@ use march_wire::tuple::IpPrefix;
 use march_wire::{Buffer, Verdict};
 
 use crate::clock::Random;
-use crate::traffic::{self, BUFFERS, Buffers, FRAME_LEN, OUR_MAC, PART, Tuple};
+use crate::traffic::{self, BUFFERS, Buffers, FRAME_LEN, OUR_MAC, Tuple};
 
 /// Ports of the configuration.
 const WAN: u16 = 0;
@@ -359,10 +359,10 @@ impl Product {
         }
     }
 
-    /// Processes every buffer of one part, as an lcore would: clock, burst, verdicts, expiry.
+    /// Processes every buffer, as an lcore would: clock, burst, verdicts, expiry.
     #[inline(never)]
-    pub fn pass(&mut self, part: usize) {
-        for first in (part * PART..(part + 1) * PART).step_by(BURST) {
+    pub fn pass(&mut self) {
+        for first in (0..BUFFERS).step_by(BURST) {
             self.forward(first, BURST, port_of(first));
         }
     }

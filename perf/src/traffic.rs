@@ -5,12 +5,6 @@ use crate::memory::Arena;
 
 /// Buffers in turn.
 pub const BUFFERS: usize = 4096;
-/// A window of time is one part of the buffers, so that it is 20 to 100 microseconds long and most windows lose nothing to
-/// another guest of the machine.
-pub const PARTS: usize = 4;
-/// Frames of a part.
-pub const PART: usize = BUFFERS / PARTS;
-
 /// One cache line: all of a 60-byte frame.
 pub type Line = [u8; 64];
 /// Cache lines from one buffer to the next: 2 112 bytes. A power of two would put all frames into two sets of the L1 cache.
@@ -53,12 +47,6 @@ impl Buffers {
     #[inline]
     pub fn frame_mut(&mut self, line: usize) -> &mut Line {
         self.lines.at_mut(line)
-    }
-
-    /// Where the frame at `line` is, for prefetching.
-    #[inline]
-    pub fn address(&self, line: usize) -> *const Line {
-        self.lines.address(line)
     }
 }
 

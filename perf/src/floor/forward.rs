@@ -2,36 +2,52 @@
 
 use super::table::{Entry, MISS, Table};
 use crate::memory::prefetch;
-use crate::traffic::{BUFFERS, Buffers, FRAME_LEN, Line, OUR_MAC, PART, Tuple};
+use crate::traffic::{BUFFERS, Buffers, FRAME_LEN, Line, OUR_MAC, Tuple};
 
 const BATCH: usize = 64;
 const SERVICES: usize = 64;
 
-/// Receive and transmit descriptors over the shared buffers.
+/// Receive and transmit descriptors over the buffers.
 pub struct Frames {
+    buffers: Buffers,
     received: Vec<Descriptor>,
     transmitted: Vec<Descriptor>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Descriptor {
-    line: u64,
+    frame: *mut Line,
     len: u32,
     flags: u32,
 }
 
-impl Default for Frames {
-    fn default() -> Self {
-        let descriptor = |buffer| Descriptor {
-            line: Buffers::line_of(buffer) as u64,
-            len: FRAME_LEN as u32,
+impl Frames {
+    /// Allocates them.
+    pub fn new() -> std::io::Result<Self> {
+        let mut buffers = Buffers::new()?;
+        let received = (0..BUFFERS)
+            .map(|index| Descriptor {
+                frame: buffers.frame_mut(Buffers::line_of(index)),
+                len: FRAME_LEN as u32,
+                flags: 0,
+            })
+            .collect();
+        let empty = Descriptor {
+            frame: std::ptr::null_mut(),
+            len: 0,
             flags: 0,
         };
-        Self {
-            received: (0..BUFFERS).map(descriptor).collect(),
-            transmitted: vec![Descriptor::default(); BUFFERS],
-        }
+        Ok(Self {
+            received,
+            transmitted: vec![empty; BUFFERS],
+            buffers,
+        })
+    }
+
+    /// The buffers, to write and to read frames between passes.
+    pub fn buffers(&mut self) -> &mut Buffers {
+        &mut self.buffers
     }
 }
 
@@ -50,6 +66,8 @@ struct Traffic {
 
 /// What is kept of the batch's frames between the stages.
 struct Staged {
+    frame: [*mut Line; BATCH],
+    len: [u32; BATCH],
     addresses: [u64; BATCH],
     ports: [u64; BATCH],
     hash: [u64; BATCH],
@@ -167,6 +185,8 @@ impl Floor {
             next_hops,
             services: [Traffic::default(); SERVICES],
             staged: Staged {
+                frame: [std::ptr::null_mut(); BATCH],
+                len: [0; BATCH],
                 addresses: [0; BATCH],
                 ports: [0; BATCH],
                 hash: [0; BATCH],
@@ -178,36 +198,35 @@ impl Floor {
         })
     }
 
-    /// Forwards every buffer of one part.
+    /// Forwards every frame.
     #[inline(never)]
-    pub fn pass(&mut self, frames: &mut Frames, buffers: &mut Buffers, part: usize) {
+    pub fn pass(&mut self, frames: &mut Frames) {
         self.now += 1;
-        let part = part * PART..(part + 1) * PART;
-        let Frames {
-            received,
-            transmitted,
-        } = frames;
-        let (received, _) = received[part.clone()].as_chunks::<BATCH>();
-        let (transmitted, _) = transmitted[part].as_chunks_mut::<BATCH>();
-        fetch(buffers, &received[0]);
+        let (received, _) = frames.received.as_chunks::<BATCH>();
+        let (transmitted, _) = frames.transmitted.as_chunks_mut::<BATCH>();
+        fetch(&received[0]);
         for (index, (batch, sent)) in received.iter().zip(transmitted).enumerate() {
             if let Some(next) = received.get(index + 1) {
-                fetch(buffers, next);
+                fetch(next);
             }
-            self.parse(buffers, batch);
+            self.parse(batch);
             self.probe();
-            self.rewrite(buffers, batch, sent);
+            self.rewrite(sent);
         }
     }
 
     /// Parse, hash, ask for the bucket.
     #[inline]
-    fn parse(&mut self, buffers: &Buffers, batch: &[Descriptor; BATCH]) {
+    fn parse(&mut self, batch: &[Descriptor; BATCH]) {
         for (index, descriptor) in batch.iter().enumerate() {
-            let frame = buffers.frame(descriptor.line as usize);
+            // SAFETY: the descriptors of a `Frames`, which `pass` has borrowed alone, each point to a line of its
+            // buffers and no two to the same.
+            let frame = unsafe { &*descriptor.frame };
             let (addresses, ports, valid) = parse(frame, descriptor.len);
             let hash = Table::hash(addresses, ports);
             self.table.prefetch_bucket(hash);
+            self.staged.frame[index] = descriptor.frame;
+            self.staged.len[index] = descriptor.len;
             self.staged.addresses[index] = addresses;
             self.staged.ports[index] = ports;
             self.staged.hash[index] = hash;
@@ -226,13 +245,8 @@ impl Floor {
 
     /// Compare the key, rewrite, count.
     #[inline]
-    fn rewrite(
-        &mut self,
-        buffers: &mut Buffers,
-        batch: &[Descriptor; BATCH],
-        sent: &mut [Descriptor; BATCH],
-    ) {
-        for index in 0..BATCH {
+    fn rewrite(&mut self, sent: &mut [Descriptor; BATCH]) {
+        for (index, sent) in sent.iter_mut().enumerate() {
             let (addresses, ports) = (self.staged.addresses[index], self.staged.ports[index]);
             let mut number = self.staged.entry[index];
             if (self.staged.valid[index] == 0) | (number == MISS) {
@@ -248,20 +262,21 @@ impl Floor {
                 }
             }
             let entry = self.table.entries.at_mut(number as usize);
-            let descriptor = batch[index];
-            let frame = buffers.frame_mut(descriptor.line as usize);
+            let (line, len) = (self.staged.frame[index], self.staged.len[index]);
+            // SAFETY: as in `parse`, which noted this pointer for the batch in hand.
+            let frame = unsafe { &mut *line };
             rewrite(frame, entry);
             entry.packets += 1;
-            entry.bytes += u64::from(descriptor.len);
+            entry.bytes += u64::from(len);
             entry.last_seen = self.now;
             let next_hop = &self.next_hops[usize::from(entry.next_hop) % 64];
             frame[..12].copy_from_slice(&next_hop.macs);
             let service = &mut self.services[usize::from(entry.service) % SERVICES];
             service.packets += 1;
-            service.bytes += u64::from(descriptor.len);
-            sent[index] = Descriptor {
-                line: descriptor.line,
-                len: descriptor.len,
+            service.bytes += u64::from(len);
+            *sent = Descriptor {
+                frame: line,
+                len,
                 flags: next_hop.port,
             };
         }
@@ -269,9 +284,9 @@ impl Floor {
 }
 
 #[inline]
-fn fetch(buffers: &Buffers, batch: &[Descriptor]) {
+fn fetch(batch: &[Descriptor]) {
     for descriptor in batch {
-        prefetch(buffers.address(descriptor.line as usize));
+        prefetch(descriptor.frame);
     }
 }
 
@@ -362,8 +377,8 @@ mod tests {
     fn every_frame_comes_out_right() {
         const ENTRIES: u32 = 10_000;
         let mut floor = Floor::new(ENTRIES).unwrap();
-        let mut frames = Frames::default();
-        let mut buffers = Buffers::new().unwrap();
+        let mut frames = Frames::new().unwrap();
+        let buffers = frames.buffers();
         let number = |index: usize| index as u32 * 7 % ENTRIES;
         for index in 0..BUFFERS {
             traffic::write(
@@ -372,9 +387,8 @@ mod tests {
                 0x10,
             );
         }
-        for part in 0..traffic::PARTS {
-            floor.pass(&mut frames, &mut buffers, part);
-        }
+        floor.pass(&mut frames);
+        let buffers = frames.buffers();
         assert_eq!(floor.lost, 0);
         for index in 0..BUFFERS {
             let frame = &buffers.frame(Buffers::line_of(index))[..FRAME_LEN];
