@@ -45,7 +45,9 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command.unwrap_or(Command::All) {
+    let arguments = Arguments::parse();
+    let _session = clock::Session::prioritise();
+    match arguments.command.unwrap_or(Command::All) {
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Dpdk(options) => dpdk::run(&options),
         Command::Veth(options) => veth::run(&options),

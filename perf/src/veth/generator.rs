@@ -81,8 +81,9 @@ const PROG_LOAD: i32 = 5;
 const PROG_TEST_RUN: i32 = 10;
 const TYPE_XDP: u32 = 6;
 const LIVE_FRAMES: u32 = 1 << 1;
-/// Frames of one run: some ten milliseconds.
-const REPEAT: u32 = 1 << 15;
+/// Frames of one run: the most part of a second. At the start and the end of each run the kernel waits for a grace period,
+/// some twenty milliseconds without a frame; short runs would offer bursts with long pauses between them.
+const REPEAT: u32 = 1 << 20;
 /// Frames that are redirected together.
 const BATCH: u32 = 64;
 
@@ -169,8 +170,8 @@ impl Generator {
         Ok(Self { program, frame })
     }
 
-    /// Sends [`REPEAT`] frames.
-    pub fn send(&self) -> io::Result<()> {
+    /// Sends some frames and says how many.
+    pub fn send(&self) -> io::Result<u32> {
         let mut attributes = TestRun {
             program: self.program.as_raw_fd().cast_unsigned(),
             size_in: u32::try_from(self.frame.len()).unwrap_or(u32::MAX),
@@ -182,7 +183,7 @@ impl Generator {
         };
         // SAFETY: the structure is what PROG_TEST_RUN reads and writes; the frame lives until after the call.
         unsafe { bpf(PROG_TEST_RUN, &mut attributes) }?;
-        Ok(())
+        Ok(REPEAT)
     }
 }
 

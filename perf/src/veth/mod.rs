@@ -31,11 +31,21 @@ pub struct Options {
     flows: u32,
 }
 
-/// Million frames per second, and the part of a core that it took.
+/// What one measurement says.
 #[derive(Clone, Copy)]
 struct Rate {
+    /// Million frames per second that reached the sink.
     mpps: f64,
+    /// The part of a core that it took.
     busy: f64,
+    /// Million frames per second that the generator sent, from its start to its end.
+    offered: f64,
+}
+
+impl Rate {
+    fn per_core(self) -> f64 {
+        self.mpps / self.busy
+    }
 }
 
 /// Starts a subject.
@@ -57,15 +67,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         summary.get_or_insert(medians);
     }
     let [kernel, testpmd, ours] = summary.context("--lengths: at least one")?;
-    let per_core = |rate: Rate| rate.mpps / rate.busy;
     println!(
-        "veth Mpps: af_xdp={:.3} testpmd={:.3} kernel={:.3} kernel_per_core={:.3} af_xdp/testpmd={:.2} af_xdp/kernel_per_core={:.2}",
+        "veth Mpps: af_xdp={:.3} testpmd={:.3} kernel={:.3} af_xdp_per_core={:.3} kernel_per_core={:.3} af_xdp/testpmd={:.2} af_xdp/kernel_per_core={:.2} whole_core/kernel_per_core={:.2}",
         ours.mpps,
         testpmd.mpps,
         kernel.mpps,
-        per_core(kernel),
+        ours.per_core(),
+        kernel.per_core(),
         ours.mpps / testpmd.mpps,
-        per_core(ours) / per_core(kernel),
+        ours.per_core() / kernel.per_core(),
+        ours.mpps / kernel.per_core(),
     );
     Ok(())
 }
@@ -80,13 +91,14 @@ fn measure(options: &Options, len: usize) -> anyhow::Result<[Rate; 3]> {
             let subject = start(&lab)?;
             let rate = offered(&lab, subject.as_ref(), options, len)?;
             println!(
-                "{len:>5} B round {}: {:<38} {:.3} Mpps {:.2} Gbit/s, {:.2} of a core, {:.3} Mpps per busy core",
+                "{len:>5} B round {}: {:<38} {:.3} Mpps {:.2} Gbit/s of {:.2} Mpps offered, {:.2} of a core, {:.3} Mpps per busy core",
                 round + 1,
                 subject.name(),
                 rate.mpps,
                 gbit(rate.mpps, len),
+                rate.offered,
                 rate.busy,
-                rate.mpps / rate.busy
+                rate.per_core()
             );
             rates.push(rate);
         }
@@ -97,7 +109,9 @@ fn measure(options: &Options, len: usize) -> anyhow::Result<[Rate; 3]> {
         };
         Rate {
             mpps: median(|rate| rate.mpps),
-            busy: median(|rate| rate.busy),
+            // The rate divided by the median of the rate per core, so that one round's hiccup is in neither.
+            busy: median(|rate| rate.mpps) / median(|rate| rate.per_core()),
+            offered: median(|rate| rate.offered),
         }
     }))
 }
@@ -116,27 +130,33 @@ fn offered(
 ) -> anyhow::Result<Rate> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let generator = scope.spawn(|| -> anyhow::Result<()> {
+        let generator = scope.spawn(|| -> anyhow::Result<f64> {
             lab.enter(Place::Generator)?;
             crate::clock::pin(0);
             let generator = Generator::new(options.flows, len).context("generator")?;
+            let (start, mut sent) = (Instant::now(), 0);
             while !stop.load(Ordering::Relaxed) {
                 match generator.send() {
                     // A child that ended is a signal that ends a run early.
                     Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                         return Err(error).context("live frames");
                     }
-                    _ => {}
+                    Err(_) => {}
+                    Ok(frames) => sent += u64::from(frames),
                 }
             }
-            Ok(())
+            Ok(to_f64(sent) / start.elapsed().as_secs_f64() / 1e6)
         });
         let rate = warm_up(lab).and_then(|()| window(lab, subject, options.seconds));
         stop.store(true, Ordering::Relaxed);
-        generator
+        let offered = generator
             .join()
             .map_err(|_| anyhow::anyhow!("the generator panicked"))??;
-        rate
+        rate.map(|(mpps, busy)| Rate {
+            mpps,
+            busy,
+            offered,
+        })
     })
 }
 
@@ -152,7 +172,8 @@ fn warm_up(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn window(lab: &Lab, subject: &dyn Subject, seconds: f64) -> anyhow::Result<Rate> {
+/// Million frames per second that reach the sink, and the part of a core that the subject works for them.
+fn window(lab: &Lab, subject: &dyn Subject, seconds: f64) -> anyhow::Result<(f64, f64)> {
     let (start, busy_before) = (Instant::now(), subject.busy());
     let (before, _) = lab.sunk()?;
     std::thread::sleep(Duration::from_secs_f64(seconds));
@@ -162,8 +183,5 @@ fn window(lab: &Lab, subject: &dyn Subject, seconds: f64) -> anyhow::Result<Rate
         (Some(before), Some(after)) => (after - before) / elapsed,
         _ => 1.0,
     };
-    Ok(Rate {
-        mpps: to_f64(after - before) / elapsed / 1e6,
-        busy,
-    })
+    Ok((to_f64(after - before) / elapsed / 1e6, busy))
 }
