@@ -201,9 +201,8 @@ fn swap(ports: &mut [DpdkPort], duration: Duration) -> f64 {
             for ingress in 0..2 {
                 count += ports[ingress].rx_burst(&mut burst) as u64;
                 for frame in &mut burst {
-                    if let Some(macs) = frame.bytes_mut().first_chunk_mut::<12>() {
-                        let (left, right) = macs.split_at_mut(6);
-                        left.swap_with_slice(right);
+                    if let Some(start) = frame.bytes_mut().first_chunk_mut::<16>() {
+                        swap_macs(start);
                     }
                 }
                 ports[1 - ingress].tx_burst(&mut burst);
@@ -217,6 +216,14 @@ fn swap(ports: &mut [DpdkPort], duration: Duration) -> f64 {
             return to_f64(count) / elapsed.as_secs_f64() / 1e6;
         }
     }
+}
+
+/// Both MAC addresses at once, as testpmd does it: one load, one shuffle, one store.
+#[inline]
+fn swap_macs(start: &mut [u8; 16]) {
+    const SWAPPED: [usize; 16] = [6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 12, 13, 14, 15];
+    let old = *start;
+    *start = SWAPPED.map(|from| old[from]);
 }
 
 /// A whole lcore with full NAT; million frames per second forwarded.
@@ -289,4 +296,16 @@ fn testpmd(pair: &Pair, seconds: u64) -> anyhow::Result<f64> {
         pair.name
     );
     Ok(percentile(&mut seconds, 50))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_change_places() {
+        let mut start = *b"ABCDEFabcdef\x08\x00\x45\x00";
+        swap_macs(&mut start);
+        assert_eq!(&start, b"abcdefABCDEF\x08\x00\x45\x00");
+    }
 }
