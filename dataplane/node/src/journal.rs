@@ -78,6 +78,11 @@ pub enum Entry {
         /// The driver that had it.
         driver: String,
     },
+    /// An interface that is up lost its device.
+    LinkUp {
+        /// Interface name.
+        interface: String,
+    },
     /// A service's address was put on an interface.
     ServiceAddress {
         /// The address.
@@ -168,7 +173,10 @@ impl Journal {
             return Ok(());
         }
         self.record.entries.push(entry);
-        self.save()
+        // What is not on disk must not count as written down, or as done.
+        self.save().inspect_err(|_| {
+            self.record.entries.pop();
+        })
     }
 
     /// Strikes out what has been given back.
@@ -250,6 +258,21 @@ mod tests {
                 .expect("opens")
                 .entries()
                 .is_empty()
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_written_down_is_not_an_entry() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut journal = Journal::open(directory.path()).expect("opens");
+        fs::create_dir(directory.path().join("takeover.partial")).expect("is in the way");
+        assert!(journal.add(entry("1")).is_err());
+        assert!(journal.entries().is_empty());
+        fs::remove_dir(directory.path().join("takeover.partial")).expect("out of the way");
+        journal.add(entry("1")).expect("adds");
+        assert_eq!(
+            Journal::open(directory.path()).expect("opens").entries(),
+            [entry("1")]
         );
     }
 

@@ -57,6 +57,8 @@ pub struct Carried {
 pub struct Takeover {
     journal: Journal,
     handle: Handle,
+    /// Until when interfaces may come back whose devices were just given to their drivers.
+    return_by: Option<tokio::time::Instant>,
 }
 
 impl Takeover {
@@ -65,6 +67,7 @@ impl Takeover {
         Ok(Self {
             journal: Journal::open(state_dir)?,
             handle,
+            return_by: None,
         })
     }
 
@@ -86,6 +89,9 @@ impl Takeover {
                 .and_then(|()| Ok(self.journal.remove(&entry)?))
             {
                 Ok(()) => {
+                    if matches!(entry, Entry::Driver { .. }) {
+                        self.return_by = Some(tokio::time::Instant::now() + INTERFACE_RETURN);
+                    }
                     tracing::info!(event = "takeover.given_back", what = %describe(&entry), "given back");
                 }
                 Err(error) => {
@@ -170,7 +176,15 @@ impl Takeover {
                 address: prefix.address,
                 len: prefix.len,
             })?;
-            change::add_blackhole(&self.handle, *prefix).await?;
+            if let Err(error) = change::add_blackhole(&self.handle, *prefix).await {
+                // Struck out once it is surely not there, so that the next call tries again.
+                change::remove_blackhole(&self.handle, *prefix).await?;
+                self.journal.remove(&Entry::Blackhole {
+                    address: prefix.address,
+                    len: prefix.len,
+                })?;
+                return Err(error.into());
+            }
         }
         for prefix in present.difference(wanted) {
             change::remove_blackhole(&self.handle, *prefix).await?;
@@ -307,8 +321,16 @@ impl Takeover {
         Ok(change::set_multicast(&self.handle, link, Multicast::All).await?)
     }
 
-    /// Takes a PCI device from its kernel driver and binds it to `vfio-pci`.
-    pub fn take_device(&mut self, device: &str, driver: &str) -> Result<(), TakeoverError> {
+    /// Takes the PCI device of an interface that is up from its kernel driver and binds it to `vfio-pci`.
+    pub fn take_device(
+        &mut self,
+        interface: &str,
+        device: &str,
+        driver: &str,
+    ) -> Result<(), TakeoverError> {
+        self.journal.add(Entry::LinkUp {
+            interface: interface.to_owned(),
+        })?;
         self.journal.add(Entry::Driver {
             device: device.to_owned(),
             driver: driver.to_owned(),
@@ -365,6 +387,10 @@ impl Takeover {
             }
             Entry::IngressDrop { interface } => Ok(change::allow_ingress(interface).await?),
             Entry::Driver { device, driver } => bind(device, driver),
+            Entry::LinkUp { interface } => {
+                let link = self.index_of(interface).await?;
+                Ok(change::set_up(&self.handle, link).await?)
+            }
             Entry::ServiceAddress { address, interface } => {
                 // An interface that is gone took the address with it.
                 let Some(link) = change::index_of(&self.handle, interface).await? else {
@@ -377,17 +403,12 @@ impl Takeover {
 
     /// The interface's index now. A device that was just given back to its driver takes a moment to have one.
     async fn index_of(&self, interface: &str) -> Result<u32, KernelError> {
-        let deadline = tokio::time::Instant::now() + INTERFACE_RETURN;
-        let has_new_driver = self
-            .journal
-            .entries()
-            .iter()
-            .any(|entry| matches!(entry, Entry::Driver { .. }));
         loop {
             if let Some(index) = change::index_of(&self.handle, interface).await? {
                 return Ok(index);
             }
-            if !has_new_driver || tokio::time::Instant::now() > deadline {
+            let is_over = |deadline| tokio::time::Instant::now() > deadline;
+            if self.return_by.is_none_or(is_over) {
                 return Err(KernelError::NoInterface(interface.to_owned()));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -401,9 +422,10 @@ fn rank(entry: &Entry) -> u8 {
         Entry::Driver { .. } => 0,
         Entry::IngressDrop { .. } | Entry::ArpOff { .. } | Entry::AllMulticast { .. } => 1,
         Entry::Sysctl { .. } => 2,
-        Entry::Address { .. } => 3,
-        Entry::Route { .. } => 4,
-        Entry::Blackhole { .. } | Entry::ServiceAddress { .. } => 5,
+        Entry::LinkUp { .. } => 3,
+        Entry::Address { .. } => 4,
+        Entry::Route { .. } => 5,
+        Entry::Blackhole { .. } | Entry::ServiceAddress { .. } => 6,
     }
 }
 
@@ -413,6 +435,7 @@ fn concerns(entry: &Entry, name: &str) -> bool {
         | Entry::Route { interface, .. }
         | Entry::ArpOff { interface, .. }
         | Entry::AllMulticast { interface }
+        | Entry::LinkUp { interface }
         | Entry::IngressDrop { interface } => interface == name,
         Entry::Sysctl { path, .. } => path.split('/').any(|part| part == name),
         Entry::Driver { .. } | Entry::Blackhole { .. } | Entry::ServiceAddress { .. } => false,
@@ -433,6 +456,7 @@ fn describe(entry: &Entry) -> String {
         Entry::AllMulticast { interface } => format!("multicast filter of {interface}"),
         Entry::IngressDrop { interface } => format!("reception by the kernel on {interface}"),
         Entry::Driver { device, driver } => format!("device {device} to driver {driver}"),
+        Entry::LinkUp { interface } => format!("interface {interface} up"),
         Entry::ServiceAddress { address, interface } => {
             format!("service address {address} on {interface}")
         }
@@ -462,7 +486,8 @@ fn bind(device: &str, driver: &str) -> Result<(), TakeoverError> {
         .and_then(|path| path.file_name())
         .is_some_and(|name| name == driver)
     {
-        return Ok(());
+        // A kill before the device changed hands left the override behind.
+        return write(format!("{base}/driver_override"), "\n");
     }
     write(format!("{base}/driver_override"), driver)?;
     if current.is_some() {

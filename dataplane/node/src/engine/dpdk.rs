@@ -45,7 +45,7 @@ pub(super) fn take_device(
     let pci = facts.pci.ok_or_else(|| {
         EngineError::port(port, format!("{} is not a PCI device", port.interface))
     })?;
-    takeover.take_device(&pci.address, &pci.driver)?;
+    takeover.take_device(&port.interface, &pci.address, &pci.driver)?;
     eal.devices.insert(port.interface.clone(), pci.address);
     Ok(())
 }

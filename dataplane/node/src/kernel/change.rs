@@ -406,6 +406,11 @@ pub async fn bring_up(
     .await
 }
 
+/// Brings a link up.
+pub async fn set_up(handle: &Handle, link: u32) -> Result<(), KernelError> {
+    set_flag(handle, link, LinkFlags::Up, LinkFlags::Up).await
+}
+
 /// Name of the nftables table that keeps the kernel from seeing what a packet socket already has.
 fn drop_table(interface: &str) -> String {
     let safe: String = interface
