@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +13,7 @@ use march_proto::DEFAULT_SOCKET;
 use marchdp::agent::{Agent, Options};
 use marchdp::engine::{IdleChoice, LcoreOptions};
 use marchdp::kernel::Kernel;
-use marchdp::ladder::{Family, Taking, ssh_client};
+use marchdp::ladder::{Family, Taking, ssh_client_of_caller};
 use marchdp::takeover::Takeover;
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
@@ -144,11 +145,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
         Some(node) => node.clone(),
         None => host_name()?,
     };
-    for directory in [&arguments.state_dir, &arguments.run_dir] {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-    }
-    let _lock = lock(&arguments.run_dir, &node)?;
+    make_directory(&arguments.state_dir, 0o700)?;
+    make_directory(&arguments.run_dir, 0o755)?;
+    let _node_lock = lock(
+        &arguments.run_dir.join(format!("marchdp-{node}.lock")),
+        &format!("as node {node}"),
+    )?;
+    let _state_lock = lock(&arguments.state_dir.join("lock"), "on this state")?;
     if arguments.detach {
         return detach(&arguments.state_dir).await;
     }
@@ -172,10 +175,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
             flows4: arguments.flows4,
             flows6: arguments.flows6,
         },
-        ssh_client: std::env::var("SSH_CONNECTION")
-            .ok()
-            .as_deref()
-            .and_then(ssh_client),
+        ssh_client: ssh_client_of_caller(),
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -226,15 +226,21 @@ fn host_name() -> anyhow::Result<String> {
     Ok(name.trim().to_owned())
 }
 
-/// Two instances of one node would take each other's interfaces.
-fn lock(run_dir: &Path, node: &str) -> anyhow::Result<File> {
-    let path = run_dir.join(format!("marchdp-{node}.lock"));
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+/// What a node keeps is nobody else's to read; directories that are there keep their mode.
+fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Two instances of one node would take each other's interfaces; two on one state directory would give back what the
+/// other has taken.
+fn lock(path: &Path, what: &str) -> anyhow::Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot open {}", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "another marchdp runs as node {node} ({} is locked)",
-            path.display()
-        );
+        bail!("another marchdp runs {what} ({} is locked)", path.display());
     }
     Ok(file)
 }

@@ -625,3 +625,21 @@ fn takeover_is_undone_after_a_kill() {
         assert_eq!(shown(), before);
     });
 }
+
+#[test]
+fn a_state_directory_in_use_is_left_alone_whatever_the_node_is_called() {
+    use rustix::fs::{FlockOperation, flock};
+    let directory = tempfile::tempdir().expect("a directory");
+    let lock = std::fs::File::create(directory.path().join("lock")).expect("a file");
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("locks");
+    let output = Command::new(env!("CARGO_BIN_EXE_marchdp"))
+        .args(["--detach", "--node", "other", "--state-dir"])
+        .arg(directory.path())
+        .arg("--run-dir")
+        .arg(directory.path())
+        .output()
+        .expect("marchdp starts");
+    assert!(!output.status.success());
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("another marchdp runs on this state"), "{log}");
+}

@@ -1,6 +1,7 @@
 //! Placing ports on the ladder and starting the engine that follows from it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use march_pipeline::Counters;
@@ -9,15 +10,34 @@ use super::Agent;
 use super::apply::first_generation;
 use crate::engine::{self, Engine, EngineError, PlannedPort, SocketEngine, counter_limits};
 use crate::ladder::{
-    Assessment, Facts, Limits, Placement, PortState, Tier, agree, assess, guarded_links,
+    Assessment, Facts, Limits, Placement, PortState, Tier, agree, assess, guard_below,
+    guarded_links,
 };
-use crate::ports::PortStatus;
+use crate::ports::{PortStatus, PortStatuses};
 
 impl Agent {
-    /// Stops what runs, decides for every port anew, and starts the highest engine that starts.
+    /// Decides for every port anew and, unless what runs is what is wanted, stops it and starts the highest engine that
+    /// starts.
     ///
     /// A tier that does not start is noted as passed over and the ladder goes on below it, so this always ends.
     pub(super) async fn place_ports(&mut self) {
+        self.statuses = self.agreed();
+        if !self.runs(&self.planned()) {
+            self.replace_engine().await;
+        }
+        self.seen_interfaces = self.present_interfaces();
+        self.say_placements();
+    }
+
+    /// Whether the lcores run just these ports: a port that cannot be placed is no reason to stop the others.
+    fn runs(&self, planned: &[PlannedPort]) -> bool {
+        match &self.engine {
+            Engine::Fast(engine) => engine.lcore().is_running() && self.plan == planned,
+            Engine::Socket(_) | Engine::Idle => false,
+        }
+    }
+
+    async fn replace_engine(&mut self) {
         self.load_programs();
         if !matches!(self.engine, Engine::Idle) {
             tracing::warn!(
@@ -28,29 +48,34 @@ impl Agent {
         loop {
             self.stop_engine();
             self.takeover.give_back().await;
-            let placements = agree(&self.assess_ports());
-            self.statuses = self
-                .specs
-                .iter()
-                .filter_map(|spec| {
-                    let placement = placements.get(&spec.name)?.clone();
-                    Some((
-                        spec.name.clone(),
-                        PortStatus {
-                            interface: spec.interface.clone(),
-                            placement,
-                        },
-                    ))
-                })
-                .collect();
+            self.statuses = self.agreed();
             let planned = self.planned();
             match self.start_engine(&planned).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.plan = planned;
+                    break;
+                }
                 Err(error) => self.pass_over(&planned, &error),
             }
         }
-        self.seen_interfaces = self.present_interfaces();
-        self.say_placements();
+    }
+
+    /// Where each port belongs as things are.
+    fn agreed(&self) -> PortStatuses {
+        let placements = agree(&self.assess_ports());
+        self.specs
+            .iter()
+            .filter_map(|spec| {
+                let placement = placements.get(&spec.name)?.clone();
+                Some((
+                    spec.name.clone(),
+                    PortStatus {
+                        interface: spec.interface.clone(),
+                        placement,
+                    },
+                ))
+            })
+            .collect()
     }
 
     fn programs_needed(&self) -> usize {
@@ -88,10 +113,10 @@ impl Agent {
         self.specs
             .iter()
             .map(|spec| {
-                let link = kernel.link_named(&spec.interface).map(|link| link.index);
+                let sysfs = Path::new(march_lcore::SYSFS);
                 let limits = Limits {
                     highest: self.options.tier_limit,
-                    guarded: link.and_then(|link| guarded.get(&link).cloned()),
+                    guarded: guard_below(&guarded, &kernel, sysfs, &spec.interface),
                     failed: self.failed.get(&spec.name).cloned().unwrap_or_default(),
                 };
                 let facts = Facts::gather(&spec.interface, &kernel);

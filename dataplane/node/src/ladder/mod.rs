@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 pub use assess::{Assessment, Limits, assess};
 pub use facts::{Facts, LinkFacts, PciFacts};
-pub use guard::{Taking, guarded_links, ssh_client};
+pub use guard::{Taking, guard_below, guarded_links, ssh_client, ssh_client_of_caller};
 
 /// A tier, from the top.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
