@@ -21,6 +21,11 @@ const STOOD: Duration = Duration::from_secs(10);
 /// Messages towards the daemon that may wait.
 const OUTGOING: usize = 64;
 
+/// Whether the queue towards the daemon has more room than its answers may need.
+pub fn has_room_for_reports(outgoing: &mpsc::Sender<NodeMessage>) -> bool {
+    outgoing.capacity() > OUTGOING / 2
+}
+
 /// What comes from the session.
 #[derive(Debug)]
 pub enum Inbound {

@@ -14,7 +14,7 @@ use crate::ports::{PortSpec, shape, specs};
 use crate::session::Running;
 
 impl Agent {
-    /// Makes `desired` what this node runs, or refuses it and changes nothing.
+    /// Makes `desired` what this node runs, or refuses it and goes back to what was desired before; the caller refreshes.
     pub(super) async fn apply(
         &mut self,
         desired: Desired,
@@ -26,18 +26,35 @@ impl Agent {
             shape(&specs) != shape(&self.specs) || matches!(self.engine, Engine::Idle);
         let hash = desired.state.hash().to_string();
         let revision = desired.revision;
-        self.specs = specs;
-        self.desired = Some(desired);
+        let specs_before = std::mem::replace(&mut self.specs, specs);
+        let desired_before = self.desired.replace(desired);
+        self.fit_ports(is_reshaped).await;
+        match self.build_and_publish(received).await {
+            Ok(mut timings) => {
+                timings.running_us = micros(received);
+                self.running.send_replace(Running { revision, hash });
+                Ok(timings)
+            }
+            Err(errors) => {
+                // What is refused must not come to run at the kernel's next change. With nothing before it, it is all
+                // there is to try.
+                if desired_before.is_some() {
+                    self.specs = specs_before;
+                    self.desired = desired_before;
+                    self.fit_ports(is_reshaped).await;
+                }
+                Err(errors)
+            }
+        }
+    }
+
+    async fn fit_ports(&mut self, is_reshaped: bool) {
         if is_reshaped {
             self.failed.clear();
             self.place_ports().await;
         } else {
             self.renew_nat();
         }
-        let mut timings = self.build_and_publish(received).await?;
-        timings.running_us = micros(received);
-        self.running.send_replace(Running { revision, hash });
-        Ok(timings)
     }
 
     /// Compiles for ports as documented, before any interface is touched.
@@ -197,11 +214,8 @@ impl Agent {
             Engine::Socket(engine) => {
                 let generation = self.publisher.current();
                 let homes = engine.homes(&compiled.config, &self.kernel.mirror.read());
-                match engine.publish(homes, generation, &mut self.takeover).await {
-                    Ok(failures) if failures.is_empty() => None,
-                    Ok(failures) => Some(failures.join("; ")),
-                    Err(error) => Some(error.to_string()),
-                }
+                let failures = engine.publish(homes, generation, &mut self.takeover).await;
+                (!failures.is_empty()).then(|| failures.join("; "))
             }
         };
         if let Some(trouble) = &trouble

@@ -18,7 +18,7 @@ use crate::compile::{Admin, AdminStates};
 use crate::engine::Engine;
 use crate::ladder::Family;
 use crate::last_good::{Stored, StoredAdminState};
-use crate::session::Inbound;
+use crate::session::{self, Inbound};
 
 impl Agent {
     pub(super) async fn on_inbound(&mut self, message: Inbound) {
@@ -71,9 +71,12 @@ impl Agent {
                 self.on_push(delta.to, state, received).await;
             }
             FromDaemon::Current(current) => {
+                // A daemon whose database is new knows nothing of what runs here, nor of who was drained.
+                if current.hash != self.running.borrow().hash {
+                    return;
+                }
                 let admins_changed = current.backend_admins != self.admin_list;
                 self.take_admins(current.backend_admins);
-                // The same content under a newer number runs already.
                 if let Some(desired) = &mut self.desired {
                     desired.revision = current.revision;
                 }
@@ -133,6 +136,8 @@ impl Agent {
                     "revision",
                     Some(format!("revision {revision} is refused: {first}")),
                 );
+                // What ran before goes on, with the admin states that came with what was refused.
+                self.refresh("refusal").await;
                 self.tell(ToDaemon::Nack(Nack {
                     revision,
                     errors: errors.into_iter().map(Into::into).collect(),
@@ -201,8 +206,11 @@ impl Agent {
         self.note_disk(result);
     }
 
+    /// Only what runs is good.
     fn keep_last_good(&mut self) {
-        if let Some(desired) = &self.desired {
+        if let Some(desired) = &self.desired
+            && self.running.borrow().hash == desired.state.hash().to_string()
+        {
             let result = self.last_good.promote(&self.stored(desired));
             self.note_disk(result);
         }
@@ -287,7 +295,7 @@ async fn show_life(
             Ok(Err(_)) => return,
             Err(_) => {
                 let (telemetry, since) = reported.borrow().clone();
-                if since.elapsed() < BUSY_AT_MOST {
+                if since.elapsed() < BUSY_AT_MOST && session::has_room_for_reports(&outgoing) {
                     let message = Some(ToDaemon::Telemetry(telemetry));
                     if outgoing.send(NodeMessage { message }).await.is_err() {
                         return;

@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::compile::{AdminStates, Compiled, FastPort, Ids};
-use crate::engine::{Engine, LcoreOptions, Resources};
-use crate::health::{HealthEvent, ProbeTarget, Prober};
+use crate::engine::{Engine, LcoreOptions, PlannedPort, Resources};
+use crate::health::{self, HealthEvent, ProbeTarget, Prober};
 use crate::kernel::{Kernel, KernelError, Resolver};
 use crate::ladder::{Family, Taking, Tier};
 use crate::last_good::LastGood;
@@ -99,6 +99,8 @@ pub struct Agent {
     failed: BTreeMap<String, BTreeMap<Tier, String>>,
     /// Interfaces of our ports that existed when the ladder last decided.
     seen_interfaces: BTreeSet<String>,
+    /// What `engine` runs.
+    plan: Vec<PlannedPort>,
     engine: Engine,
     compiled: Option<Compiled>,
     resources: Resources,
@@ -146,6 +148,7 @@ impl Agent {
             statuses: PortStatuses::new(),
             failed: BTreeMap::new(),
             seen_interfaces: BTreeSet::new(),
+            plan: Vec::new(),
             engine: Engine::Idle,
             compiled: None,
             resources: Resources::default(),
@@ -242,12 +245,23 @@ impl Agent {
             .unwrap_or_default();
         if event.healthy {
             tracing::info!(event = "health.up", backend, reason = %event.reason, "backend takes new flows");
-            self.unhealthy.remove(&event.slot);
         } else {
             tracing::warn!(event = "health.down", backend, reason = %event.reason, "backend takes no new flows");
-            self.unhealthy.insert(event.slot);
         }
-        self.refresh("health").await;
+        self.follow_health().await;
+    }
+
+    /// Takes over what the prober knows now. An event only says when to look: it may be of a slot's earlier backend, and
+    /// of a target that went and came back there is none.
+    async fn follow_health(&mut self) {
+        let Some(compiled) = &self.compiled else {
+            return;
+        };
+        let down = health::down(&self.prober.table(), &compiled.targets);
+        if down != self.unhealthy {
+            self.unhealthy = down;
+            self.refresh("health").await;
+        }
     }
 
     async fn on_kernel_change(&mut self) {
@@ -314,6 +328,7 @@ impl Agent {
         if before != self.seen_interfaces {
             self.refresh("interfaces").await;
         }
+        self.follow_health().await;
         if self.publisher.reclaim() == 0 {
             self.ids.release(&self.traffic);
         }
@@ -355,7 +370,7 @@ impl Agent {
         others.map(|(_, trouble)| trouble.clone()).collect()
     }
 
-    fn telemetry(&self, targets: &[crate::health::TargetState]) -> Telemetry {
+    fn telemetry(&self, targets: &[health::TargetState]) -> Telemetry {
         let kernel = self.kernel.mirror.read();
         let mut report = telemetry::telemetry(&telemetry::Sources {
             engine: &self.engine,
@@ -373,9 +388,15 @@ impl Agent {
         report
     }
 
-    /// Sends a message to the daemon, if the session stands. A session that does not keep up loses telemetry first.
+    /// Sends a message to the daemon, if the session stands. A session that does not keep up loses telemetry first: half
+    /// of the queue is for answers, without which the daemon would push nothing more.
     fn tell(&mut self, message: march_proto::v1::node_message::Message) {
+        let is_report = matches!(
+            message,
+            march_proto::v1::node_message::Message::Telemetry(_)
+        );
         if let Some(outgoing) = &self.outgoing
+            && (!is_report || session::has_room_for_reports(outgoing))
             && let Err(mpsc::error::TrySendError::Closed(_)) = outgoing.try_send(NodeMessage {
                 message: Some(message),
             })

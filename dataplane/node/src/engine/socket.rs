@@ -7,7 +7,6 @@ use std::sync::Arc;
 use march_socket::{Limits, SocketTier, TierReading};
 use march_tables::{Config, Generation};
 
-use super::EngineError;
 use crate::kernel::{KernelState, Prefix};
 use crate::takeover::Takeover;
 
@@ -46,22 +45,34 @@ impl SocketEngine {
             .collect()
     }
 
-    /// Makes the services' addresses the kernel's and opens their listeners. Returns what could not be opened.
+    /// Opens the services' listeners and makes their addresses the kernel's, in this order, so that nobody is refused in
+    /// between. Returns what could not be done; the next call tries it again.
     pub async fn publish(
         &mut self,
         homes: BTreeSet<(IpAddr, String)>,
         generation: Arc<Generation>,
         takeover: &mut Takeover,
-    ) -> Result<Vec<String>, EngineError> {
-        for (address, interface) in homes.difference(&self.addresses) {
-            takeover.put_service_address(*address, interface).await?;
-        }
+    ) -> Vec<String> {
         let report = self.tier.publish(generation).await;
-        for (address, interface) in self.addresses.difference(&homes) {
-            takeover.drop_service_address(*address, interface).await?;
+        let mut failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+        let before = self.addresses.clone();
+        for (address, interface) in homes.difference(&before) {
+            match takeover.put_service_address(*address, interface).await {
+                Ok(()) => {
+                    self.addresses.insert((*address, interface.clone()));
+                }
+                Err(error) => failures.push(error.to_string()),
+            }
         }
-        self.addresses = homes;
-        Ok(report.failures.iter().map(ToString::to_string).collect())
+        for (address, interface) in before.difference(&homes) {
+            match takeover.drop_service_address(*address, interface).await {
+                Ok(()) => {
+                    self.addresses.remove(&(*address, interface.clone()));
+                }
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+        failures
     }
 
     /// The counters now.

@@ -18,7 +18,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -148,6 +148,24 @@ pub struct TargetState {
     pub failures: u64,
     /// Times that it went from usable to unhealthy or back.
     pub changes: u64,
+}
+
+/// The slots of those `targets` that are known not to answer. What a slot's earlier target did says nothing.
+#[must_use]
+pub fn down(states: &[TargetState], targets: &[ProbeTarget]) -> BTreeSet<u16> {
+    let wanted: BTreeMap<u16, &ProbeTarget> =
+        targets.iter().map(|target| (target.slot, target)).collect();
+    states
+        .iter()
+        .filter(|state| !state.health.is_usable())
+        .map(|state| &state.target)
+        .filter(|asked| {
+            wanted
+                .get(&asked.slot)
+                .is_some_and(|target| target.points_like(asked))
+        })
+        .map(|asked| asked.slot)
+        .collect()
 }
 
 /// Counts answers in a row and decides.

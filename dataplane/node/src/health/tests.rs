@@ -378,3 +378,24 @@ async fn dropping_the_prober_ends_the_probes() {
         .await
         .expect("nobody watches any more");
 }
+
+#[test]
+fn what_a_slot_s_earlier_target_did_says_nothing_of_the_present_one() {
+    let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let state = |slot, port, health| TargetState {
+        health,
+        ..fresh(target(slot, at(port), Probe::Tcp))
+    };
+    let states = [
+        state(1, 80, Health::Unhealthy),
+        state(2, 80, Health::Unhealthy),
+        state(3, 80, Health::Unknown),
+        state(4, 80, Health::Unhealthy),
+    ];
+    let present = [
+        target(1, at(80), http()),
+        target(2, at(81), Probe::Tcp),
+        target(3, at(80), Probe::Tcp),
+    ];
+    assert_eq!(down(&states, &present), BTreeSet::from([1]));
+}
