@@ -17,7 +17,7 @@ use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::KernelError;
@@ -44,7 +44,11 @@ const GROUPS: [MulticastGroup; 6] = [
 pub struct Mirror {
     state: Arc<RwLock<KernelState>>,
     version: watch::Receiver<u64>,
+    read_again: mpsc::Sender<Done>,
 }
+
+/// Told once everything was read again.
+type Done = oneshot::Sender<Result<(), KernelError>>;
 
 /// How long the kernel may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -86,17 +90,23 @@ impl Mirror {
         let state = read_everything(&handle).await?;
         let state = Arc::new(RwLock::new(state));
         let (announce, version) = watch::channel(1);
-        tasks.push(tokio::spawn(follow(
-            handle.clone(),
-            messages,
-            state.clone(),
+        let (read_again, asked) = mpsc::channel(1);
+        let follower = Follower {
+            handle: handle.clone(),
+            state: state.clone(),
             announce,
-        )));
+        };
+        tasks.push(tokio::spawn(follower.run(messages, asked)));
         let handles = Handles {
             requests: handle,
             nudges,
         };
-        Ok((Self { state, version }, handles, MirrorTasks(tasks)))
+        let mirror = Self {
+            state,
+            version,
+            read_again,
+        };
+        Ok((mirror, handles, MirrorTasks(tasks)))
     }
 
     /// The state now. Hold the guard briefly and never across an await.
@@ -104,11 +114,15 @@ impl Mirror {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the state by what the kernel says now. Notifications that are on their way are folded in after it.
-    pub(super) async fn read_again(&self, handle: &Handle) -> Result<(), KernelError> {
-        let fresh = read_everything(handle).await?;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-        Ok(())
+    /// Replaces the state by what the kernel says now. Notifications that come meanwhile are folded in after it.
+    pub(super) async fn read_again(&self) -> Result<(), KernelError> {
+        let ended = || KernelError::Connection {
+            what: "read all tables".to_owned(),
+            reason: "the mirror has ended".to_owned(),
+        };
+        let (done, answer) = oneshot::channel();
+        self.read_again.send(done).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
     }
 
     /// A receiver that wakes whenever forwarding state moved.
@@ -118,18 +132,40 @@ impl Mirror {
     }
 }
 
-async fn follow(
+/// The only writer of the state: a table that is read while notifications are folded in elsewhere would undo them.
+struct Follower {
     handle: Handle,
-    mut messages: Messages,
     state: Arc<RwLock<KernelState>>,
     announce: watch::Sender<u64>,
-) {
-    while let Some((first, _)) = messages.next().await {
+}
+
+impl Follower {
+    async fn run(self, mut messages: Messages, mut asked: mpsc::Receiver<Done>) {
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some((first, _)) => self.on_messages(first, &mut messages).await,
+                    None => return,
+                },
+                Some(done) = asked.recv() => {
+                    let result = self.read_again().await;
+                    // The one who asked may have given up.
+                    let _ = done.send(result);
+                }
+            }
+        }
+    }
+
+    async fn on_messages(
+        &self,
+        first: NetlinkMessage<RouteNetlinkMessage>,
+        messages: &mut Messages,
+    ) {
         let mut effect = Effect::None;
-        let mut has_overrun = fold(&state, &first, &mut effect);
+        let mut has_overrun = fold(&self.state, &first, &mut effect);
         // What has piled up meanwhile is one change for those who compile from it.
         while let Ok((message, _)) = messages.try_recv() {
-            has_overrun |= fold(&state, &message, &mut effect);
+            has_overrun |= fold(&self.state, &message, &mut effect);
         }
         if has_overrun {
             tracing::warn!(
@@ -138,17 +174,20 @@ async fn follow(
             );
         }
         if has_overrun || effect == Effect::ChangedRoutesUnknown {
-            match read_everything(&handle).await {
-                Ok(fresh) => *state.write().unwrap_or_else(PoisonError::into_inner) = fresh,
-                Err(error) => {
-                    tracing::error!(event = "kernel.mirror.failed", %error, "cannot read kernel tables");
-                }
+            if let Err(error) = self.read_again().await {
+                tracing::error!(event = "kernel.mirror.failed", %error, "cannot read kernel tables");
             }
             effect = Effect::Changed;
         }
         if effect != Effect::None {
-            announce.send_modify(|version| *version += 1);
+            self.announce.send_modify(|version| *version += 1);
         }
+    }
+
+    async fn read_again(&self) -> Result<(), KernelError> {
+        let fresh = read_everything(&self.handle).await?;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
     }
 }
 

@@ -104,7 +104,7 @@ impl Kernel {
 
     /// Reads everything again and returns once the mirror has it: for those who just changed something themselves.
     pub async fn settle(&self) -> Result<(), KernelError> {
-        self.mirror.read_again(&self.handle).await
+        self.mirror.read_again().await
     }
 }
 

@@ -162,5 +162,10 @@ impl Worker {
         };
         // Interrupted or timed out: the loop looks either way.
         let _ = poll(&mut fds, Some(&timeout));
+        // A twin that somebody deleted is always ready, with an error.
+        let is_broken = |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::ERR | PollFlags::NVAL);
+        if fds.iter().any(is_broken) {
+            std::thread::sleep(Duration::from_nanos(nanoseconds.unsigned_abs()));
+        }
     }
 }
