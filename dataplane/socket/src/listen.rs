@@ -6,7 +6,7 @@ use std::io;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that may wait in the kernel to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4_096;
+pub(crate) const BACKLOG: i32 = 4_096;
 
 /// The two protocols that the tier carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

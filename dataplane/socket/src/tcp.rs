@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::admit::{Admitted, admit};
 use crate::counters::{Active, Tally};
-use crate::listen::Transport;
+use crate::listen::{BACKLOG, Transport};
 use crate::relay::{End, relay};
 use crate::running::BackendLife;
 use crate::tier::Shared;
@@ -27,7 +27,15 @@ pub(crate) async fn accept_loop(
     vip: SocketAddr,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut left = BACKLOG;
     loop {
+        if *stop.borrow() {
+            // Those who wait by now are served; those who keep coming must not keep it open.
+            left -= 1;
+            if left < 0 {
+                return;
+            }
+        }
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
