@@ -278,6 +278,18 @@ async fn every_error_has_its_file_and_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_errors_come_at_once() {
+    let lab = Lab::start().await;
+    let text: String = (0..3_000)
+        .map(|number| service(&format!("s{number}"), "0.0.0.0/33", "10.0.0.1"))
+        .collect();
+    let run = marchctl(&lab.socket(), &["apply", "-f", "-"], &text).await;
+    assert_eq!(run.code, 3, "{:.400}", run.stderr);
+    let last = run.stderr.lines().last().unwrap_or_default();
+    assert_eq!(last, "marchctl: 3000 errors, nothing was changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apply_shows_changes_and_reads_back_what_get_wrote() {
     let lab = Lab::start().await;
     let text = rule("a", 1) + &service("web", "192.0.2.10", "10.0.0.1");

@@ -5,8 +5,28 @@ use tonic::{Code, Status};
 
 use crate::v1;
 
-/// A status with every error in its details.
-pub fn with_errors(code: Code, message: impl Into<String>, errors: Vec<v1::FieldError>) -> Status {
+/// The most that the errors of a status take, in bytes. They travel in a header, whose size every HTTP/2 peer bounds.
+pub const MAX_DETAIL_BYTES: usize = 2 << 20;
+
+/// A status with every error in its details; of very many the first ones and how many more there are.
+pub fn with_errors(
+    code: Code,
+    message: impl Into<String>,
+    mut errors: Vec<v1::FieldError>,
+) -> Status {
+    let mut bytes = 0;
+    let fitting = errors.iter().take_while(|error| {
+        bytes += error.encoded_len() + 8;
+        bytes < MAX_DETAIL_BYTES
+    });
+    let (fitting, count) = (fitting.count(), errors.len());
+    if fitting < count {
+        errors.truncate(fitting);
+        errors.push(v1::FieldError {
+            message: format!("and {} more errors", count - fitting),
+            ..Default::default()
+        });
+    }
     let detail = v1::ErrorDetail { errors };
     Status::with_details(code, message, detail.encode_to_vec().into())
 }
@@ -39,6 +59,22 @@ pub fn refused(code: Code, invalid: march_model::Invalid) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_very_many_errors_the_first_ones_travel() {
+        let error = v1::FieldError {
+            message: "x".repeat(1_000),
+            ..Default::default()
+        };
+        let status = with_errors(Code::InvalidArgument, "", vec![error; 10_000]);
+        assert!(status.details().len() <= MAX_DETAIL_BYTES + 100);
+        let errors = errors_of(&status);
+        let last = errors.last().expect("some");
+        assert_eq!(
+            last.message,
+            format!("and {} more errors", 10_001 - errors.len())
+        );
+    }
 
     #[test]
     fn errors_travel_in_a_status() {
