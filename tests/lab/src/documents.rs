@@ -9,11 +9,11 @@ use crate::topology::{BACKENDS, DENIED4, LAN, ROUTED_VIP4, VIP4, VIP6, WAN, back
 /// Name of the lab's node.
 pub const NODE: &str = "node1";
 /// Interval of the lab's health checks, in milliseconds.
-pub const CHECK_INTERVAL_MS: u64 = 200;
+pub const CHECK_INTERVAL_MS: u64 = 400;
 /// Timeout of one check, in milliseconds.
-pub const CHECK_TIMEOUT_MS: u64 = 150;
+pub const CHECK_TIMEOUT_MS: u64 = 350;
 /// Failures in a row that take a backend out.
-pub const CHECK_FALL: u64 = 2;
+pub const CHECK_FALL: u64 = 3;
 /// Within this time after a backend died the checks must have noticed: `fall` intervals, the last timeout, and one interval for
 /// where in the interval it died.
 pub const CHECK_BOUND_MS: u64 = (CHECK_FALL + 1) * CHECK_INTERVAL_MS + CHECK_TIMEOUT_MS;
