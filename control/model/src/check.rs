@@ -16,6 +16,9 @@ use crate::service::Service;
 /// plane are 16 bits wide, and the highest means "none".
 pub const MAX_PER_KIND: usize = 65_534;
 
+/// How long the canonical texts of a set may be together, in bytes: a node is sent all of them in one message.
+pub const MAX_SET_BYTES: usize = 64 << 20;
+
 /// What the checks found.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -47,6 +50,7 @@ pub(crate) type Documents = BTreeMap<Key, Arc<Document>>;
 pub(crate) fn check(documents: &Documents) -> Findings {
     let mut check = Check::new(documents);
     check.counts();
+    check.size(documents, MAX_SET_BYTES);
     check.services_overlap();
     check.service_pools();
     check.backends_and_vips();
@@ -142,6 +146,21 @@ impl<'a> Check<'a> {
                     format!("{count} documents of kind {kind}; at most {MAX_PER_KIND} fit"),
                 );
             }
+        }
+    }
+
+    fn size(&mut self, documents: &Documents, limit: usize) {
+        let length = |document: &Arc<Document>| document.canonical().len();
+        let total: usize = documents.values().map(length).sum();
+        let largest = documents
+            .iter()
+            .max_by_key(|(_, document)| length(document));
+        if let (true, Some((key, document))) = (total > limit, largest) {
+            let message = format!(
+                "the set has {total} bytes, at most {limit} fit; this is the largest document, with {} bytes",
+                length(document)
+            );
+            self.error(key, "", message);
         }
     }
 
@@ -376,5 +395,36 @@ impl<'a> Check<'a> {
             self.error(&key, path, message);
         }
         self.findings.warnings.extend(warnings);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_no_message_could_carry_names_its_largest_document() {
+        let pool = |name: &str, port: u16| {
+            format!(
+                "apiVersion: marchproxy/v1\nkind: Pool\nmetadata: {{ name: {name} }}\n\
+                 spec: {{ backends: [{{ address: 10.0.0.1, port: {port} }}] }}\n---\n"
+            )
+        };
+        let source = crate::Source {
+            name: "a.yaml".to_owned(),
+            text: pool("short", 1) + &pool("longest", 8080),
+        };
+        let documents: Documents = crate::Batch::parse(&[source])
+            .documents
+            .into_iter()
+            .map(|(key, (document, _))| (key, document))
+            .collect();
+        let total: usize = documents.values().map(|one| one.canonical().len()).sum();
+        let mut check = Check::new(&documents);
+        check.size(&documents, total);
+        assert!(check.findings.errors.is_empty());
+        check.size(&documents, total - 1);
+        assert_eq!(check.findings.errors.len(), 1);
+        assert_eq!(check.findings.errors[0].key.to_string(), "Pool/longest");
     }
 }

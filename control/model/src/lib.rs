@@ -31,7 +31,7 @@ mod suggest;
 mod tree;
 
 pub use batch::Batch;
-pub use check::MAX_PER_KIND;
+pub use check::{MAX_PER_KIND, MAX_SET_BYTES};
 pub use diff::{Change, ChangeKind, FieldChange};
 pub use document::{
     API_VERSION, ContentHash, DEFAULT_CLUSTER, Document, MAX_LABELS, Metadata, Spec,

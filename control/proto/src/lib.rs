@@ -44,3 +44,4 @@ const _: () = assert!(
     "stale is seen before the session is closed"
 );
 const _: () = assert!(MAX_MESSAGE_BYTES as u64 > march_model::MAX_TOTAL_BYTES + (16 << 20));
+const _: () = assert!(MAX_MESSAGE_BYTES > march_model::MAX_SET_BYTES + (16 << 20));
