@@ -49,6 +49,8 @@ fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     start_logs();
     create_directories(&flags)?;
+    // The database is nobody else's to read; the socket gets its mode by name.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let options = Options {
         socket: flags.socket,
         database: flags.state_dir.join("marchd.db"),
