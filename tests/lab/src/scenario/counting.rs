@@ -11,12 +11,14 @@ use crate::findings::Findings;
 use crate::lab::Lab;
 use crate::load::{Kind, Load, Plan};
 use crate::product::{self, PATIENCE};
-use crate::servers::{LARGE_BYTES, lab_program};
+use crate::servers::lab_program;
 use crate::tier::Tier;
 use crate::topology::{VIP4, VIP6};
 use crate::{command, documents, frames, poll};
 
 const WITHIN: Duration = Duration::from_secs(30);
+/// Bytes that are fetched past peers with offloads on.
+const PART_BYTES: usize = 200_000;
 /// How often each odd frame is sent.
 const TIMES: u32 = 10;
 
@@ -175,21 +177,20 @@ pub(super) fn offloads(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
         ("IPv4", std::net::IpAddr::from(VIP4)),
         ("IPv6", VIP6.into()),
     ] {
-        // Whole answers, or none: TCP repeats what was counted as dropped, and nothing broken may reach a socket.
-        let large = curl(&[
-            "--max-time",
-            "60",
-            &format!("http://{}/large", crate::topology::socket(address, 80)),
-        ])?;
-        let intact = large.len() == LARGE_BYTES
-            && large
+        // Nothing broken may reach a socket. A super-frame that a tier cannot carry is counted, and TCP sends it again in pieces,
+        // one timeout at a time: a part of the file is enough.
+        let last = PART_BYTES - 1;
+        let url = format!("http://{}/large", crate::topology::socket(address, 80));
+        let part = curl(&["--max-time", "60", "--range", &format!("0-{last}"), &url])?;
+        let intact = part.len() == PART_BYTES
+            && part
                 .bytes()
                 .enumerate()
                 .all(|(at, byte)| usize::from(byte - b'a') == at % 23);
         findings.check(
-            format!("{name}: a large body is intact"),
+            format!("{name}: a body of many segments is intact"),
             intact,
-            format_args!("{} bytes", large.len()),
+            format_args!("{} bytes", part.len()),
         );
         for kind in [Kind::Udp, Kind::Http] {
             let port = if kind == Kind::Udp { 9000 } else { 80 };
