@@ -164,6 +164,7 @@ fn config(timeout_ms: u32) -> Config {
         address4: None,
         address6: None,
         partial_checksums: PartialChecksums::Never,
+        ..PortTable::default()
     };
     let services = (0..VIPS).flat_map(|vip| {
         [TCP, UDP].map(|protocol| Service {
@@ -176,6 +177,7 @@ fn config(timeout_ms: u32) -> Config {
             mode: Mode::FullNat,
             affinity: Affinity::FiveTuple,
             timeouts,
+            ..Service::vacant()
         })
     });
     let backends = (0..BACKENDS).map(|backend| PoolBackend {
@@ -233,6 +235,7 @@ fn config(timeout_ms: u32) -> Config {
         .into(),
         neighbours: neighbours.chain([router]).collect(),
         local: vec![].into(),
+        ..Config::default()
     }
 }
 
@@ -253,6 +256,7 @@ fn rules() -> Arc<[Rule]> {
             }],
             protocol: Some(TCP),
             action: Action::Drop,
+            ..Rule::vacant()
         })
         .collect()
 }

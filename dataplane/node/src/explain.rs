@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use march_pipeline::Station;
 use march_proto::v1::explain_query::Packet as Asked;
 use march_proto::v1::{ExplainQuery, ExplainStep, Explanation, PacketTuple};
-use march_tables::{Generation, PortId, ServiceId};
+use march_tables::{Generation, PortId, ServiceId, Subject};
 use march_wire::build::PacketBuilder;
 use march_wire::{Address, FiveTuple, Packet, Verdict, parse};
 
@@ -140,12 +140,16 @@ fn names(generation: &Generation, ingress: PortId, before: &[u8], after: &[u8]) 
     };
     let found = if let Some(tuple) = packet.tuple::<Ipv4Addr, _>(before) {
         (
-            generation.rules.classify(&tuple, ingress),
+            generation
+                .rules
+                .classify(&Subject::of_parts(&packet, tuple, ingress)),
             service_of(generation, &tuple),
         )
     } else if let Some(tuple) = packet.tuple::<Ipv6Addr, _>(before) {
         (
-            generation.rules.classify(&tuple, ingress),
+            generation
+                .rules
+                .classify(&Subject::of_parts(&packet, tuple, ingress)),
             service_of(generation, &tuple),
         )
     } else {

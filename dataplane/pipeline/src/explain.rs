@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use march_tables::{
-    Action, AddressKind, AdjacencyState, BackendState, Generation, Mode, PortId, Route,
+    Action, AddressKind, AdjacencyState, BackendState, Generation, Mode, PortId, Route, Subject,
 };
 use march_wire::parse::{Fragment, IpPacket, L4};
 use march_wire::tuple::{Address, FiveTuple};
@@ -188,7 +188,7 @@ impl Teller<'_> {
         {
             return;
         }
-        self.tell_rule(&tuple, kind);
+        self.tell_rule(&Subject::of_parts(packet, tuple, self.ingress), kind);
         if kind == AddressKind::Vip {
             self.tell_service(&tuple);
         } else {
@@ -196,8 +196,8 @@ impl Teller<'_> {
         }
     }
 
-    fn tell_rule<A: Address>(&mut self, tuple: &FiveTuple<A>, kind: AddressKind) {
-        let matched = self.generation.rules.classify(tuple, self.ingress);
+    fn tell_rule<A: Address>(&mut self, subject: &Subject<A>, kind: AddressKind) {
+        let matched = self.generation.rules.classify(subject);
         let said = match matched {
             Some(matched) => {
                 let rule = self.generation.rules.get(matched.rule);
@@ -205,6 +205,10 @@ impl Teller<'_> {
                 let action = match matched.action {
                     Action::Allow => "allow",
                     Action::Drop => "drop",
+                    Action::Reject => "reject",
+                    Action::Count => "count",
+                    Action::Punt => "punt",
+                    Action::Redirect(_) => "redirect",
                 };
                 format!("rule \"{name}\" (priority {priority}) says {action}")
             }

@@ -3,7 +3,7 @@
 use march_flow::{Direction, Flow, FlowState, Key};
 use march_tables::{
     Action, AddressKind, AdjacencyState, Backend, BackendId, Mode, NatPool, PortId, Service,
-    ServiceId,
+    ServiceId, Subject,
 };
 use march_wire::parse::L4;
 use march_wire::tuple::{Address, FiveTuple};
@@ -25,20 +25,25 @@ const NAT_STEP: u64 = 0x9e37_79b9_7f4a_7bb9;
 pub(crate) fn rule_allows<A: Address>(
     shared: &Shared,
     context: &Context<'_>,
-    tuple: &FiveTuple<A>,
+    subject: &Subject<A>,
     is_transit: bool,
 ) -> Step<()> {
-    let matched = context.generation.rules.classify(tuple, context.ingress);
-    if let Some(counter) =
-        matched.and_then(|matched| shared.counters.rules.get(usize::from(matched.rule)))
-    {
+    let matched = context.generation.rules.classify(subject);
+    if let Some(counter) = matched.and_then(|matched| {
+        shared
+            .counters
+            .rules
+            .get(usize::try_from(matched.rule).ok()?)
+    }) {
         counter.add(1);
     }
     match matched.map(|matched| matched.action) {
-        Some(Action::Drop) => Err(Verdict::Drop(DropReason::RuleDrop)),
+        Some(Action::Drop | Action::Reject) => Err(Verdict::Drop(DropReason::RuleDrop)),
+        Some(Action::Punt) => Err(Verdict::Punt),
+        Some(Action::Redirect(_)) => Err(Verdict::Drop(DropReason::UnsupportedProtocol)),
         Some(Action::Allow) => Ok(()),
-        None if is_transit => Err(Verdict::Drop(DropReason::NoService)),
-        None => Ok(()),
+        None | Some(Action::Count) if is_transit => Err(Verdict::Drop(DropReason::NoService)),
+        None | Some(Action::Count) => Ok(()),
     }
 }
 
@@ -197,7 +202,7 @@ impl<F: IpVersion> Side<F> {
     /// Rules, service, backend, and the key under which the backend's answers would come if no flow has it.
     fn prospect(shared: &mut Shared, context: &Context<'_>, transit: &Transit<'_, F>) -> Ahead<F> {
         let tuple = transit.tuple();
-        rule_allows(shared, context, &tuple, false)?;
+        rule_allows(shared, context, &transit.subject(context.ingress), false)?;
         let id = context
             .generation
             .services
@@ -322,8 +327,7 @@ impl<F: IpVersion> Side<F> {
         if transit.src.is_link_local() {
             return Err(Verdict::Drop(DropReason::MartianSource));
         }
-        let tuple = transit.tuple();
-        rule_allows(shared, context, &tuple, true)?;
+        rule_allows(shared, context, &transit.subject(context.ingress), true)?;
         let state = match transit.packet.l4 {
             L4::Tcp { flags, .. } if !tcp::is_opening(flags) => {
                 return Err(Verdict::Drop(DropReason::NoFlow));

@@ -1,7 +1,7 @@
 //! The slow path of one frame: everything that is not an established flow's plain packet.
 
 use march_flow::{Flow, FlowHandle, FlowState, Key, tcp};
-use march_tables::{AddressKind, AdjacencyId, AdjacencyState, NONE, Route};
+use march_tables::{AddressKind, AdjacencyId, AdjacencyState, NONE, PortId, Route, Subject};
 use march_wire::ethernet::{self, Link};
 use march_wire::parse::{Fragment, IpPacket, L4};
 use march_wire::tuple::{Address, FiveTuple};
@@ -93,6 +93,11 @@ impl<F: IpVersion> Transit<'_, F> {
             dst_port,
             protocol: self.packet.protocol,
         }
+    }
+
+    /// What rules look at.
+    pub fn subject(&self, ingress: PortId) -> Subject<F::Address> {
+        Subject::of_parts(self.packet, self.tuple(), ingress)
     }
 
     pub fn tcp_flags(&self) -> Option<u8> {
@@ -237,7 +242,8 @@ impl<F: IpVersion> Side<F> {
             protocol: key.protocol,
         };
         let is_transit = flow.service == NONE;
-        let allowed = crate::first::rule_allows(shared, context, &tuple, is_transit).is_ok();
+        let subject = Subject::of_tuple(tuple, context.ingress);
+        let allowed = crate::first::rule_allows(shared, context, &subject, is_transit).is_ok();
         let service = context
             .generation
             .services

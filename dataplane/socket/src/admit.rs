@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use march_tables::{Action, PoolId, ServiceId, Timeouts};
+use march_tables::{Action, PoolId, ServiceId, Subject, Timeouts};
 use march_wire::DropReason;
 use march_wire::tuple::{Address, FiveTuple};
 
@@ -75,7 +75,7 @@ fn decide<A: Address>(
     let found: Option<ServiceId> = generation.services.lookup(dst, protocol, dst_port);
     let denied = generation
         .rules
-        .classify(&tuple, NO_PORT)
+        .classify(&Subject::of_tuple(tuple, NO_PORT))
         .is_some_and(|matched| matched.action == Action::Drop);
     if denied {
         let service = found.map(|id| Arc::clone(running.service_counters(id)));

@@ -120,8 +120,10 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         _ => Arc::new(Services::new(&config.services)?),
     };
     let rules = match previous.map(|old| &old.rules) {
-        Some(old) if same(old.source(), &config.rules) => Arc::clone(old),
-        _ => Arc::new(Rules::new(&config.rules)?),
+        Some(old) if same(old.source(), &config.rules) && same(old.sets(), &config.sets) => {
+            Arc::clone(old)
+        }
+        _ => Arc::new(Rules::new(&config.rules, &config.sets)?),
     };
     let ports = share(previous.map(|old| &old.ports), &config.ports);
     let mut next_hops = NextHops::new(config, previous)?;
@@ -142,6 +144,9 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         services,
         pools,
         backends: share(previous.map(|old| &old.backends), &backends.into()),
+        treatments: Arc::clone(rules.treatments()),
+        limits: share(previous.map(|old| &old.limits), &config.limits),
+        sets: Arc::clone(rules.sets()),
         rules,
         routes,
         adjacencies: share(previous.map(|old| &old.adjacencies), &adjacencies.into()),

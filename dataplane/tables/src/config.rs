@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use march_wire::tuple::IpPrefix;
 
-use crate::{Action, BackendId, BackendState, PortId, PortTable, Service, ServiceId};
+use crate::{
+    AddressSet, BackendId, BackendState, Limit, PortId, PortTable, Rule, Service, ServiceId,
+};
 
-/// Everything that one node's lcores need to know. Positions in `ports`, `services`, `pools` and `rules` are the ids.
+/// Everything that one node's lcores need to know. Positions in `ports`, `services`, `pools`, `rules`, `sets` and `limits` are
+/// the ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Revision number of the desired state, carried through for reports.
@@ -24,6 +27,10 @@ pub struct Config {
     pub pools: Arc<[PoolConfig]>,
     /// Rules, by [`crate::RuleId`]; order of evaluation is by priority, then name.
     pub rules: Arc<[Rule]>,
+    /// Address sets, by [`crate::SetId`].
+    pub sets: Arc<[AddressSet]>,
+    /// Limits, by [`crate::LimitId`]; the numbers stay from one configuration to the next, since buckets go by them.
+    pub limits: Arc<[Limit]>,
     /// Unicast routes of the kernel, one next hop each (the agent picks one of a multipath route).
     pub routes: Arc<[MirroredRoute]>,
     /// Neighbours that the kernel has resolved.
@@ -75,72 +82,6 @@ pub struct PoolBackend {
     pub weight: u32,
     /// Admin state and health together.
     pub state: BackendState,
-}
-
-/// Ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PortRange {
-    /// Lowest port.
-    pub first: u16,
-    /// Highest port.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// Every port.
-    pub const ALL: Self = Self {
-        first: 0,
-        last: u16::MAX,
-    };
-
-    /// Whether `port` is in it.
-    #[inline]
-    pub fn contains(self, port: u16) -> bool {
-        self.first <= port && port <= self.last
-    }
-}
-
-/// A rule: match and action. An empty list matches anything; a port list matches only TCP and UDP.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Name, unique; breaks ties of priority.
-    pub name: Box<str>,
-    /// Lower is looked at first.
-    pub priority: u32,
-    /// Source prefixes.
-    pub sources: Vec<IpPrefix>,
-    /// Destination prefixes.
-    pub destinations: Vec<IpPrefix>,
-    /// Source ports.
-    pub source_ports: Vec<PortRange>,
-    /// Destination ports.
-    pub ports: Vec<PortRange>,
-    /// IP protocol number (next header for IPv6); `None` is any.
-    pub protocol: Option<u8>,
-    /// What to do with what matches.
-    pub action: Action,
-}
-
-impl Rule {
-    /// A place without a rule: it keeps the ids of those behind it, which counters remember.
-    #[must_use]
-    pub fn vacant() -> Self {
-        Self {
-            name: Box::default(),
-            priority: 0,
-            sources: Vec::new(),
-            destinations: Vec::new(),
-            source_ports: Vec::new(),
-            ports: Vec::new(),
-            protocol: None,
-            action: Action::Drop,
-        }
-    }
-
-    /// True for a place without a rule: it has no name.
-    pub fn is_vacant(&self) -> bool {
-        self.name.is_empty()
-    }
 }
 
 /// Where a route of the kernel points.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Adjacency, AdjacencyId, Backend, BackendId, Config, LocalAddresses, Neighbours, Pool, PoolId,
-    PortId, PortTable, Routes, Rules, Services,
+    AddressSet, Adjacency, AdjacencyId, Backend, BackendId, Config, Limit, LocalAddresses,
+    Neighbours, Pool, PoolId, PortId, PortTable, Routes, Rules, Services, Treatment,
 };
 
 /// A revision compiled for this node. Immutable; parts that did not change are shared with the previous one.
@@ -26,6 +26,12 @@ pub struct Generation {
     pub backends: Arc<[Backend]>,
     /// Rule classifier.
     pub rules: Arc<Rules>,
+    /// What flows of rules that say more than allow are treated by, by [`crate::TreatmentId`].
+    pub treatments: Arc<[Treatment]>,
+    /// Limits by [`crate::LimitId`].
+    pub limits: Arc<[Limit]>,
+    /// Address sets by [`crate::SetId`], for the guard.
+    pub sets: Arc<[AddressSet]>,
     /// Routes mirrored from the kernel.
     pub routes: Arc<Routes>,
     /// Next hops by [`AdjacencyId`].

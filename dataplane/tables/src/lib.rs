@@ -28,28 +28,34 @@ mod neighbours;
 mod number;
 mod pool;
 mod port;
+mod prefix_set;
 mod publish;
 mod routes;
+mod rule;
 mod rules;
 mod schedule;
 mod services;
 
 pub use build::{BuildError, build};
 pub use config::{
-    Algorithm, Config, MirroredNeighbour, MirroredRoute, PoolBackend, PoolConfig, PortRange,
-    RouteTarget, Rule,
+    Algorithm, Config, MirroredNeighbour, MirroredRoute, PoolBackend, PoolConfig, RouteTarget,
 };
 pub use generation::Generation;
 pub use local::{AddressKind, Announcement, LocalAddresses};
 pub use maglev::{Maglev, Member};
 pub use neighbours::{Adjacency, AdjacencyState, Neighbours};
 pub use pool::{Backend, BackendState, Balancer, Pool};
-pub use port::{NatPool, PartialChecksums, PortTable};
+pub use port::{Guard, NatPool, PartialChecksums, PortTable, Stance, Unmatched};
+pub use prefix_set::PrefixSet;
 pub use publish::{Publisher, Reader};
 pub use routes::{Route, Routes};
-pub use rules::{Action, RuleMatch, Rules};
+pub use rule::{
+    Action, AddressSet, Criteria, IcmpMessage, Limit, LimitScope, LimitUnit, Mirror, PortRange,
+    Redirect, Rule, SourceNat, Subject, TcpFlags, Treatment, Vlan, Wholeness,
+};
+pub use rules::{RuleMatch, Rules};
 pub use schedule::Schedule;
-pub use services::{Affinity, Mode, Service, Services, Timeouts};
+pub use services::{Affinity, Mode, Service, ServiceLimits, Services, Timeouts};
 
 /// Index of a port in [`Generation::ports`].
 pub type PortId = u16;
@@ -61,8 +67,14 @@ pub type PoolId = u16;
 pub type BackendId = u16;
 /// Index of a next hop in [`Generation::adjacencies`], stable across generations of one epoch.
 pub type AdjacencyId = u16;
-/// Index of a rule in the configuration.
-pub type RuleId = u16;
+/// Index of a rule in the configuration. Wider than the others: rules are the one kind that comes by the 100 000.
+pub type RuleId = u32;
+/// Index of an address set in the configuration.
+pub type SetId = u16;
+/// Index of a limit in the configuration, stable across generations.
+pub type LimitId = u16;
+/// Index of a treatment in [`Generation::treatments`]. A flow that remembers one of another policy epoch is re-checked first.
+pub type TreatmentId = u16;
 
-/// "None" for every id.
+/// "None" for every 16-bit id.
 pub const NONE: u16 = u16::MAX;

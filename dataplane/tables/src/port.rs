@@ -2,6 +2,8 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::{LimitId, SetId};
+
 /// Whether frames from this port may carry a checksum that only covers the pseudo-header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PartialChecksums {
@@ -33,6 +35,45 @@ impl<A> Default for NatPool<A> {
     }
 }
 
+/// Whether something may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stance {
+    /// It may.
+    Allow,
+    /// It is dropped.
+    Deny,
+}
+
+/// What happens to packets that no rule decides about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Unmatched {
+    /// Packets for a service; denied: dropped as `default_deny`. [`Stance::Allow`] by default.
+    pub services: Stance,
+    /// Packets in transit; denied: dropped as `no_service`. [`Stance::Deny`] by default.
+    pub transit: Stance,
+}
+
+impl Default for Unmatched {
+    fn default() -> Self {
+        Self {
+            services: Stance::Allow,
+            transit: Stance::Deny,
+        }
+    }
+}
+
+/// What is looked at before the flow table. Of the sets that hold a source, the one with the longest matching prefix
+/// decides; between equals `allow` does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Sources dropped as `blocked`.
+    pub block: Vec<SetId>,
+    /// Sources that neither a shorter block nor `per_source` holds up.
+    pub allow: Vec<SetId>,
+    /// A limit of [`crate::LimitScope::Source`] on everything that comes in here; beyond it `source_rate`.
+    pub per_source: Option<LimitId>,
+}
+
 /// One port: what rewriting and answering need to know of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortTable {
@@ -52,6 +93,10 @@ pub struct PortTable {
     pub address6: Option<Ipv6Addr>,
     /// Whether received checksums may be partial.
     pub partial_checksums: PartialChecksums,
+    /// What happens to what comes in here and no rule decides about.
+    pub unmatched: Unmatched,
+    /// What is looked at before the flow table.
+    pub guard: Guard,
 }
 
 impl PortTable {
@@ -62,5 +107,6 @@ impl PortTable {
             && self.address4 == other.address4
             && self.address6 == other.address6
             && self.partial_checksums == other.partial_checksums
+            && self.unmatched == other.unmatched
     }
 }

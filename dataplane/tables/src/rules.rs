@@ -10,21 +10,16 @@ mod list;
 
 use std::sync::Arc;
 
-use march_wire::tuple::{Address, Family, FiveTuple};
+use march_wire::ip;
+use march_wire::tuple::{Address, Family, IpPrefix};
 
 use entry::{Entry, Probe};
 use list::List;
 
-use crate::{BuildError, NONE, PortId, PortRange, Rule, RuleId};
-
-/// What a rule does with what it matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Goes on, transit included.
-    Allow,
-    /// Dropped as `rule_drop`.
-    Drop,
-}
+use crate::{
+    Action, AddressSet, BuildError, NONE, PortRange, Rule, RuleId, SetId, Subject, Treatment,
+    TreatmentId, Vlan,
+};
 
 /// The rule that decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +28,12 @@ pub struct RuleMatch {
     pub rule: RuleId,
     /// What it says.
     pub action: Action,
+    /// How what it lets through is treated; [`NONE`] for as it is.
+    pub treatment: TreatmentId,
 }
+
+/// How many rules a generation takes at most.
+pub const MAX_RULES: usize = 1 << 20;
 
 /// Every rule of one generation.
 #[derive(Debug)]
@@ -42,12 +42,14 @@ pub struct Rules {
     v6: List<u128>,
     has_allow: bool,
     source: Arc<[Rule]>,
+    sets: Arc<[AddressSet]>,
+    treatments: Arc<[Treatment]>,
 }
 
 impl Rules {
     /// Compiles rules; the order given does not matter.
-    pub(crate) fn new(source: &Arc<[Rule]>) -> Result<Self, BuildError> {
-        if source.len() >= usize::from(NONE) {
+    pub(crate) fn new(source: &Arc<[Rule]>, sets: &Arc<[AddressSet]>) -> Result<Self, BuildError> {
+        if source.len() > MAX_RULES {
             return Err(BuildError::TooMany {
                 what: "rules",
                 count: source.len(),
@@ -65,26 +67,92 @@ impl Rules {
             .filter(|(_, rule)| !rule.is_vacant())
             .collect();
         order.sort_by_key(|(id, rule)| (rule.priority, &rule.name, *id));
+        let treatments = treatments(source)?;
+        let of = |rule: &Rule| treatment_of(&treatments, rule);
         let of_order = || order.iter().copied();
         Ok(Self {
-            v4: List::new(of_order().filter_map(|(id, rule)| Entry::new(rule, id))),
-            v6: List::new(of_order().filter_map(|(id, rule)| Entry::new(rule, id))),
-            has_allow: source.iter().any(|rule| rule.action == Action::Allow),
+            v4: List::new(of_order().filter_map(|(id, rule)| Entry::new(rule, id, of(rule)))),
+            v6: List::new(of_order().filter_map(|(id, rule)| Entry::new(rule, id, of(rule)))),
+            has_allow: source.iter().any(|rule| rule.action.carries_transit()),
             source: Arc::clone(source),
+            sets: Arc::clone(sets),
+            treatments: treatments.into(),
         })
     }
 
-    /// The first rule, by priority and then name, that matches. `ingress` is for rules that name a port; none do yet.
+    /// The first rule, by priority and then name, that matches.
     #[inline]
-    pub fn classify<A: Address>(
-        &self,
-        tuple: &FiveTuple<A>,
-        _ingress: PortId,
-    ) -> Option<RuleMatch> {
+    pub fn classify<A: Address>(&self, subject: &Subject<A>) -> Option<RuleMatch> {
+        let accept = |rule: RuleId| {
+            self.get(rule)
+                .is_some_and(|rule| self.meets_criteria(rule, subject))
+        };
         match A::FAMILY {
-            Family::V4 => self.v4.first_match(&Probe::of(tuple)),
-            Family::V6 => self.v6.first_match(&Probe::of(tuple)),
+            Family::V4 => self.v4.first_match(&Probe::of(&subject.tuple), accept),
+            Family::V6 => self.v6.first_match(&Probe::of(&subject.tuple), accept),
         }
+    }
+
+    fn meets_criteria<A: Address>(&self, rule: &Rule, subject: &Subject<A>) -> bool {
+        let criteria = &rule.criteria;
+        let protocol = subject.tuple.protocol;
+        let in_sets = |sets: &[SetId], address: A| {
+            sets.iter().any(|set| {
+                let set = self.sets.get(usize::from(*set));
+                set.is_some_and(|set| set.prefixes.longest(address).is_some())
+            })
+        };
+        let side = |prefixes: &[IpPrefix], sets: &[SetId], not: &[SetId], address: A| {
+            let ip = address.into();
+            (sets.is_empty()
+                || prefixes.iter().any(|prefix| prefix.contains(ip))
+                || in_sets(sets, address))
+                && !in_sets(not, address)
+        };
+        side(
+            &rule.sources,
+            &criteria.source_sets,
+            &criteria.not_source_sets,
+            subject.tuple.src,
+        ) && side(
+            &rule.destinations,
+            &criteria.destination_sets,
+            &criteria.not_destination_sets,
+            subject.tuple.dst,
+        ) && (criteria.icmp.is_empty()
+            || subject.icmp.is_some_and(|(kind, code)| {
+                let mut messages = criteria.icmp.iter();
+                messages.any(|message| {
+                    message.kind == kind && message.code.is_none_or(|wanted| wanted == code)
+                })
+            }))
+            && criteria.tcp_flags.is_none_or(|flags| {
+                protocol == ip::TCP && subject.tcp_flags & flags.mask == flags.value
+            })
+            && (criteria.dscp == 0 || criteria.dscp >> (subject.dscp & 63) & 1 == 1)
+            && (criteria.ingress.is_empty() || criteria.ingress.contains(&subject.ingress))
+            && (criteria.vlans.is_empty()
+                || criteria
+                    .vlans
+                    .iter()
+                    .any(|vlan| match (*vlan, subject.vlan) {
+                        (Vlan::Untagged, None) => true,
+                        (Vlan::Ids(first, last), Some(id)) => first <= id && id <= last,
+                        _ => false,
+                    }))
+            && criteria
+                .fragment
+                .is_none_or(|wanted| wanted.matches(subject.fragment))
+    }
+
+    /// The treatments that rules name, by [`TreatmentId`].
+    pub(crate) fn treatments(&self) -> &Arc<[Treatment]> {
+        &self.treatments
+    }
+
+    /// The address sets that rules name, by [`SetId`].
+    pub(crate) fn sets(&self) -> &Arc<[AddressSet]> {
+        &self.sets
     }
 
     /// Whether any rule allows: without one, nothing is transit.
@@ -94,7 +162,7 @@ impl Rules {
 
     /// The rule as configured, if the id is in bounds.
     pub fn get(&self, id: RuleId) -> Option<&Rule> {
-        self.source.get(usize::from(id))
+        self.source.get(usize::try_from(id).ok()?)
     }
 
     /// How many there are.
@@ -112,6 +180,32 @@ impl Rules {
     }
 }
 
+/// The distinct treatments of rules, the plain one aside.
+fn treatments(rules: &[Rule]) -> Result<Vec<Treatment>, BuildError> {
+    let mut seen = std::collections::BTreeSet::new();
+    let distinct: Vec<Treatment> = rules
+        .iter()
+        .map(|rule| rule.treatment)
+        .filter(|treatment| !treatment.is_plain() && seen.insert(*treatment))
+        .collect();
+    if distinct.len() >= usize::from(NONE) {
+        return Err(BuildError::TooMany {
+            what: "treatments",
+            count: distinct.len(),
+        });
+    }
+    Ok(distinct)
+}
+
+fn treatment_of(treatments: &[Treatment], rule: &Rule) -> TreatmentId {
+    let position = treatments
+        .iter()
+        .position(|treatment| *treatment == rule.treatment);
+    position
+        .and_then(|position| TreatmentId::try_from(position).ok())
+        .unwrap_or(NONE)
+}
+
 fn backwards(rule: &Rule) -> Option<(&Rule, PortRange)> {
     let mut ranges = rule.source_ports.iter().chain(&rule.ports);
     ranges
@@ -123,7 +217,7 @@ fn backwards(rule: &Rule) -> Option<(&Rule, PortRange)> {
 mod tests {
     use super::*;
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-    use march_wire::tuple::IpPrefix;
+    use march_wire::tuple::FiveTuple;
     use proptest::prelude::*;
     use proptest::sample::select;
 
@@ -177,6 +271,7 @@ mod tests {
                         ports,
                         protocol,
                         action: if allow { Action::Allow } else { Action::Drop },
+                        ..Rule::vacant()
                     }
                 },
             )
@@ -218,17 +313,19 @@ mod tests {
             .map(|(rule, found)| RuleMatch {
                 rule,
                 action: found.action,
+                treatment: NONE,
             })
     }
 
-    fn tuple<A: Address>(src: A, dst: A, ports: (u16, u16), protocol: u8) -> FiveTuple<A> {
-        FiveTuple {
+    fn tuple<A: Address>(src: A, dst: A, ports: (u16, u16), protocol: u8) -> Subject<A> {
+        let tuple = FiveTuple {
             src,
             dst,
             src_port: ports.0,
             dst_port: ports.1,
             protocol,
-        }
+        };
+        Subject::of_tuple(tuple, 0)
     }
 
     proptest! {
@@ -242,16 +339,16 @@ mod tests {
                 40,
             ),
         ) {
-            let rules = Rules::new(&list.clone().into()).expect("rules that compile");
+            let rules = Rules::new(&list.clone().into(), &Arc::from([])).expect("rules that compile");
             for (source, destination, ports, protocol) in probes {
                 let (src, dst) = (Ipv4Addr::from(source), Ipv4Addr::from(destination));
                 prop_assert_eq!(
-                    rules.classify(&tuple(src, dst, ports, protocol), 0),
+                    rules.classify(&tuple(src, dst, ports, protocol)),
                     naive(&list, src.into(), dst.into(), ports, protocol)
                 );
                 let (src, dst) = (Ipv6Addr::from(u128::from(source)), Ipv6Addr::from(u128::from(destination)));
                 prop_assert_eq!(
-                    rules.classify(&tuple(src, dst, ports, protocol), 0),
+                    rules.classify(&tuple(src, dst, ports, protocol)),
                     naive(&list, src.into(), dst.into(), ports, protocol)
                 );
             }
@@ -260,9 +357,9 @@ mod tests {
 
     #[test]
     fn no_rules_no_match_and_no_transit() {
-        let rules = Rules::new(&Arc::from([])).expect("nothing to refuse");
+        let rules = Rules::new(&Arc::from([]), &Arc::from([])).expect("nothing to refuse");
         let any = tuple(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, (1, 2), 6);
-        assert_eq!(rules.classify(&any, 0), None);
+        assert_eq!(rules.classify(&any), None);
         assert!(!rules.has_allow());
     }
 
@@ -276,9 +373,9 @@ mod tests {
             source_ports: Vec::new(),
             ports: vec![PortRange { first: 9, last: 8 }],
             protocol: None,
-            action: Action::Drop,
+            ..Rule::vacant()
         };
-        let error = Rules::new(&Arc::from([rule])).expect_err("refused");
+        let error = Rules::new(&Arc::from([rule]), &Arc::from([])).expect_err("refused");
         assert_eq!(
             error.to_string(),
             "rule \"odd\": port range 9-8 is backwards"

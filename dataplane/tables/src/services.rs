@@ -55,6 +55,15 @@ impl Default for Timeouts {
     }
 }
 
+/// Bounds on what clients may open. The default is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceLimits {
+    /// New flows per second over all lcores of the node, with as many at once; beyond it `new_connection_rate`. 0: no bound.
+    pub new_per_second: u32,
+    /// TCP handshakes that may be under way at once, per lcore; beyond it `half_open_limit`. 0: no bound.
+    pub half_open: u32,
+}
+
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -76,6 +85,8 @@ pub struct Service {
     pub affinity: Affinity,
     /// How long silent flows live.
     pub timeouts: Timeouts,
+    /// What clients may open.
+    pub limits: ServiceLimits,
 }
 
 impl Service {
@@ -92,6 +103,7 @@ impl Service {
             mode: Mode::default(),
             affinity: Affinity::default(),
             timeouts: Timeouts::default(),
+            limits: ServiceLimits::default(),
         }
     }
 
@@ -250,6 +262,7 @@ mod tests {
             mode: Mode::FullNat,
             affinity: Affinity::FiveTuple,
             timeouts: Timeouts::default(),
+            limits: ServiceLimits::default(),
         }
     }
 

@@ -74,6 +74,13 @@ drop_reasons! {
     UnsupportedProtocol "unsupported_protocol" "A protocol that the service or the rule cannot carry."
     BadIpOptions "bad_ip_options" "An IPv4 option whose length is below 2 bytes or beyond the header."
     NoSocket "no_socket" "No AF_XDP socket was bound to the receive queue: the data plane is starting or has stopped."
+    DefaultDeny "default_deny" "For a service, but no rule allows it and the port denies by default."
+    Blocked "blocked" "The source is in an address set that the port's guard blocks."
+    SourceRate "source_rate" "The source sent more than the port's guard allows each source."
+    RateLimited "rate_limited" "The flow's rule limits its rate; `marchctl explain` names both."
+    NewConnectionRate "new_connection_rate" "The service takes no more new connections per second."
+    HalfOpenLimit "half_open_limit" "The service has as many unfinished TCP handshakes as it may have."
+    PuntRate "punt_rate" "Too much for the kernel at once: the rest of its share is kept for link protocols, allowed sources and connections that exist."
 }
 
 impl core::fmt::Display for DropReason {

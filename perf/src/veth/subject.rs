@@ -290,6 +290,7 @@ fn config() -> Config {
         address4: None,
         address6: None,
         partial_checksums: PartialChecksums::Never,
+        ..PortTable::default()
     };
     let connected = |address: Ipv4Addr, port| MirroredRoute {
         prefix: IpPrefix::containing(IpAddr::V4(address), 24).expect("24 bits of 32"),
@@ -313,6 +314,7 @@ fn config() -> Config {
             mode: Mode::FullNat,
             affinity: Affinity::FiveTuple,
             timeouts: Timeouts::default(),
+            ..Service::vacant()
         }]
         .into(),
         pools: vec![PoolConfig {
@@ -331,5 +333,6 @@ fn config() -> Config {
         routes: vec![connected(CLIENT, 0), connected(BACKEND, 1)].into(),
         neighbours: vec![neighbour(CLIENT, 0, MAC_G0), neighbour(BACKEND, 1, MAC_S0)].into(),
         local: vec![].into(),
+        ..Config::default()
     }
 }

@@ -133,6 +133,7 @@ impl Draft {
                 Some(other) => return Err(format!("no affinity `{other}`")),
             },
             timeouts: Timeouts::default(),
+            ..Service::vacant()
         })
     }
 
@@ -186,6 +187,7 @@ impl Draft {
             routes: self.routes.into(),
             neighbours: self.neighbours.into(),
             local: self.local.into(),
+            ..Config::default()
         }
     }
 }
@@ -286,6 +288,7 @@ fn port(read: &Read<'_>) -> Result<PortTable, String> {
             Some("possible") => PartialChecksums::Possible,
             Some(other) => return Err(format!("`partial_checksums={other}`: possible or never")),
         },
+        ..PortTable::default()
     })
 }
 
@@ -303,6 +306,7 @@ fn rule(read: &Read<'_>) -> Result<Rule, String> {
             "drop" => Action::Drop,
             other => return Err(format!("no action `{other}`")),
         },
+        ..Rule::vacant()
     })
 }
 

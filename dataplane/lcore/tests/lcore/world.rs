@@ -61,6 +61,7 @@ fn service(name: &str, address: &str, protocol: u8, port: u16, pool: u16) -> Ser
             udp_ms: 200,
             ..Timeouts::default()
         },
+        ..Service::vacant()
     }
 }
 
@@ -89,6 +90,7 @@ fn rule(name: &str, source: &str, destination: &str, action: Action) -> Rule {
         ports: Vec::new(),
         protocol: None,
         action,
+        ..Rule::vacant()
     }
 }
 
@@ -153,6 +155,7 @@ pub fn config() -> Config {
         ]
         .into(),
         local: [ip("10.0.0.1"), ip("10.0.1.1"), ip("fd00::1"), ip("fd01::1")].into(),
+        ..Config::default()
     }
 }
 

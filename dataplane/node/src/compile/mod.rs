@@ -144,6 +144,7 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
         neighbours: routes::neighbours(inputs.kernel, inputs.ports).into(),
         local: routes::local(inputs.kernel).into(),
         ports: ports.into(),
+        ..Config::default()
     };
     Ok(Compiled {
         targets: targets(inputs.state, slots),
@@ -230,6 +231,7 @@ fn services(
                     udp_ms: service.timeouts.udp.as_millis(),
                     icmp_ms: service.timeouts.icmp.as_millis(),
                 },
+                ..Service::vacant()
             })
         })
         .collect();
@@ -313,6 +315,7 @@ fn rules(state: &State) -> Vec<Rule> {
                 march_model::Action::Allow => Action::Allow,
                 march_model::Action::Drop => Action::Drop,
             },
+            ..Rule::vacant()
         })
         .collect()
 }

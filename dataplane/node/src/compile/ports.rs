@@ -73,6 +73,7 @@ fn table(port: &FastPort, kernel: &KernelState) -> PortTable {
             PeerOffload::Possible => PartialChecksums::Possible,
             PeerOffload::Impossible => PartialChecksums::Never,
         },
+        ..PortTable::default()
     }
 }
 

@@ -68,6 +68,7 @@ mod tests {
             ports: Vec::new(),
             protocol: None,
             action,
+            ..Rule::vacant()
         }
     }
 

@@ -91,6 +91,7 @@ fn config() -> Config {
         address4: v4.parse().ok(),
         address6: v6.parse().ok(),
         partial_checksums: PartialChecksums::Never,
+        ..PortTable::default()
     };
     let service = |name: &str, vip: &str, protocol, port, mode, pool| Service {
         name: name.into(),
@@ -102,6 +103,7 @@ fn config() -> Config {
         mode,
         affinity: march_tables::Affinity::FiveTuple,
         timeouts: march_tables::Timeouts::default(),
+        ..Service::vacant()
     };
     let pool = |name: &str, slot, address: &str| PoolConfig {
         name: name.into(),
@@ -162,6 +164,7 @@ fn config() -> Config {
             ip("2001:db8:2::1"),
         ]
         .into(),
+        ..Config::default()
     }
 }
 
@@ -470,6 +473,7 @@ fn rules_deny_services_and_allow_transit() {
             }],
             protocol: Some(6),
             action,
+            ..Rule::vacant()
         };
         world.change(|config| {
             config.rules = [
@@ -521,6 +525,7 @@ fn a_new_rule_ends_a_flow_at_its_next_packet_and_an_unrelated_one_does_not() {
                 ports: vec![],
                 protocol: None,
                 action: Action::Drop,
+                ..Rule::vacant()
             }]
             .into();
         });

@@ -125,6 +125,7 @@ pub fn service(name: &str, vip: SocketAddr, protocol: u8) -> Service {
         mode: march_tables::Mode::default(),
         affinity: march_tables::Affinity::default(),
         timeouts: march_tables::Timeouts::default(),
+        ..Service::vacant()
     }
 }
 
@@ -154,6 +155,7 @@ pub fn deny(source: IpAddr) -> Rule {
         ports: Vec::new(),
         protocol: None,
         action: Action::Drop,
+        ..Rule::vacant()
     }
 }
 

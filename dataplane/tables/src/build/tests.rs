@@ -79,6 +79,7 @@ fn config() -> Config {
             mode: Mode::FullNat,
             affinity: Affinity::FiveTuple,
             timeouts: Timeouts::default(),
+            ..Service::vacant()
         }]
         .into(),
         pools: [
@@ -99,6 +100,7 @@ fn config() -> Config {
             ports: Vec::new(),
             protocol: None,
             action: Action::Allow,
+            ..Rule::vacant()
         }]
         .into(),
         routes: [
@@ -110,6 +112,7 @@ fn config() -> Config {
         .into(),
         neighbours: [neighbour(0, "10.0.0.254", 9), neighbour(1, "10.0.1.11", 11)].into(),
         local: [ip("10.0.0.1"), ip("10.0.1.1")].into(),
+        ..Config::default()
     }
 }
 

@@ -2,9 +2,8 @@
 
 use march_wire::tuple::{Address, FiveTuple, IpPrefix};
 
-use super::Action;
 use crate::number::Number;
-use crate::{PortRange, Rule, RuleId};
+use crate::{Action, Criteria, PortRange, Rule, RuleId, SetId, TreatmentId};
 
 /// What a packet is compared by.
 #[derive(Clone, Copy)]
@@ -61,6 +60,9 @@ pub(super) struct Entry<N> {
     protocol: Protocols,
     pub rule: RuleId,
     pub action: Action,
+    pub treatment: TreatmentId,
+    /// Whether nothing but the cover and the parts has to match.
+    pub is_complete: bool,
     /// Present when a cover is wider than what it covers.
     parts: Option<Box<Parts<N>>>,
 }
@@ -128,10 +130,13 @@ fn holds<N: Copy + Ord>(parts: &[Interval<N>], number: N) -> bool {
 
 impl<N: Number> Entry<N> {
     /// The rule in this family; `None` if it names addresses of the other family only.
-    pub fn new(rule: &Rule, id: RuleId) -> Option<Self> {
+    pub fn new(rule: &Rule, id: RuleId, treatment: TreatmentId) -> Option<Self> {
+        let side = |prefixes: &[IpPrefix], sets: &[SetId]| {
+            addresses(if sets.is_empty() { prefixes } else { &[] })
+        };
         let parts = Parts {
-            sources: addresses(&rule.sources),
-            destinations: addresses(&rule.destinations),
+            sources: side(&rule.sources, &rule.criteria.source_sets),
+            destinations: side(&rule.destinations, &rule.criteria.destination_sets),
             source_ports: ports(&rule.source_ports),
             destination_ports: ports(&rule.ports),
         };
@@ -147,6 +152,8 @@ impl<N: Number> Entry<N> {
             protocol: Protocols::of(rule),
             rule: id,
             action: rule.action,
+            treatment,
+            is_complete: rule.criteria == Criteria::default(),
             parts: (!is_simple).then(|| Box::new(parts)),
         })
     }

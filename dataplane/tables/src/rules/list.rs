@@ -2,6 +2,7 @@
 
 use super::RuleMatch;
 use super::entry::{Entry, Probe};
+use crate::RuleId;
 use crate::number::Number;
 
 /// Rules in one block. The four comparisons over sixteen lanes become vector instructions.
@@ -65,17 +66,23 @@ impl<N: Number> List<N> {
         }
     }
 
+    /// The first rule that matches and that `accept` does not refuse: it is asked about rules with criteria only.
     #[inline]
-    pub fn first_match(&self, probe: &Probe<N>) -> Option<RuleMatch> {
+    pub fn first_match(
+        &self,
+        probe: &Probe<N>,
+        accept: impl Fn(RuleId) -> bool,
+    ) -> Option<RuleMatch> {
         let (source, destination) = (probe.source.coarse(), probe.destination.coarse());
         for (block, rules) in self.blocks.iter().zip(self.entries.chunks(LANES)) {
             let mut candidates = block.candidates(source, destination);
             while candidates != 0 {
                 let rule = rules.get(candidates.trailing_zeros() as usize)?;
-                if rule.matches(probe) {
+                if rule.matches(probe) && (rule.is_complete || accept(rule.rule)) {
                     return Some(RuleMatch {
                         rule: rule.rule,
                         action: rule.action,
+                        treatment: rule.treatment,
                     });
                 }
                 candidates &= candidates - 1;
