@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     Adjacency, AdjacencyState, Backend, BackendId, Config, Generation, LocalAddresses, NONE,
-    Neighbours, Pool, PortId, PortTable, Route, RouteTarget, Routes, Rules, Services,
+    Neighbours, Pool, PortId, PortTable, Route, RouteTarget, Routes, Rules, Services, SetId,
 };
 
 /// Why a configuration cannot be compiled. The running generation is untouched.
@@ -105,10 +105,20 @@ const MAX_STALE_ADJACENCIES: usize = 8192;
 
 /// Compiles `config` into the generation after `previous`, sharing every part that did not change.
 ///
-/// The epoch moves (wrapping, skipping 0) when anything changed that a flow remembers: rules, services, local or NAT
-/// addresses, routes, or the numbers of next hops. It stays when only backends, pools, health, a neighbour, a MAC address
-/// or an MTU changed: those a flow reads through ids. A backend's own next hop is one of those, and the caller must treat
-/// a remembered [`NONE`] as a question to ask again.
+/// What flows remember is dated by the epoch, one number that moves (wrapping, skipping 0) for two kinds of reasons:
+///
+/// - the policy changed: rules, sets that rules use, services, local or NAT addresses, what ports do with the unmatched. Then
+///   [`Generation::policy_epoch`] moves along with it, and flows are judged again;
+/// - routes changed, or the numbers of next hops. Then [`Generation::policy_epoch`] stays, and flows only look for their next
+///   hops again.
+///
+/// It stays when only backends, pools, health, guards, limits, a neighbour, a MAC address or an MTU changed: those a flow reads
+/// through ids. A backend's own next hop is one of those, and the caller must treat a remembered [`NONE`] as a question to
+/// ask again.
+///
+/// The numbers wrap. Whoever remembers epochs must forget those older than [`MAX_EPOCH_AGE`] moves before they could be taken
+/// for new ones; the sweep of the flow table does, once in a few seconds. `policy_epoch` is never older than that either: it
+/// is dragged along, and what was judged even longer ago is judged once more.
 ///
 /// # Errors
 /// The first thing found that cannot be compiled; see [`BuildError`].
@@ -120,7 +130,7 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         _ => Arc::new(Services::new(&config.services)?),
     };
     let rules = match previous.map(|old| &old.rules) {
-        Some(old) if same(old.source(), &config.rules) && same(old.sets(), &config.sets) => {
+        Some(old) if *old.source() == config.rules && same(old.sets(), &config.sets) => {
             Arc::clone(old)
         }
         _ => Arc::new(Rules::new(&config.rules, &config.sets)?),
@@ -141,12 +151,13 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         id: previous.map_or(1, |old| old.id + 1),
         revision: config.revision,
         epoch: 1,
+        policy_epoch: 1,
         services,
         pools,
         backends: share(previous.map(|old| &old.backends), &backends.into()),
         treatments: Arc::clone(rules.treatments()),
         limits: share(previous.map(|old| &old.limits), &config.limits),
-        sets: Arc::clone(rules.sets()),
+        sets: share(previous.map(|old| &old.sets), &config.sets),
         rules,
         routes,
         adjacencies: share(previous.map(|old| &old.adjacencies), &adjacencies.into()),
@@ -155,8 +166,9 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         ports,
     };
     if let Some(old) = previous {
-        let moved = next_hops.is_renumbered || is_new_to_flows(old, &next);
-        next.epoch = if moved { after(old.epoch) } else { old.epoch };
+        let is_judged_anew = is_new_policy(old, &next);
+        let is_routed_anew = next_hops.is_renumbered || !Arc::ptr_eq(&old.routes, &next.routes);
+        next.date_after(old, is_judged_anew, is_routed_anew);
     }
     Ok(next)
 }
@@ -181,11 +193,6 @@ fn local(
     }
 }
 
-/// The epoch after `epoch`; never 0.
-fn after(epoch: u16) -> u16 {
-    epoch.checked_add(1).unwrap_or(1)
-}
-
 /// Whether two lists are the same, by pointer or by content.
 fn same<T: PartialEq>(a: &Arc<[T]>, b: &Arc<[T]>) -> bool {
     Arc::ptr_eq(a, b) || a == b
@@ -199,8 +206,8 @@ fn share<T: PartialEq>(old: Option<&Arc<[T]>>, new: &Arc<[T]>) -> Arc<[T]> {
     }
 }
 
-/// Whether what flows remember changed between two generations, next hops aside. Equal parts are shared by now.
-fn is_new_to_flows(old: &Generation, new: &Generation) -> bool {
+/// Whether anything changed by which flows were judged. Equal parts are shared by now.
+fn is_new_policy(old: &Generation, new: &Generation) -> bool {
     let same_ports = old.ports.len() == new.ports.len()
         && old
             .ports
@@ -208,10 +215,35 @@ fn is_new_to_flows(old: &Generation, new: &Generation) -> bool {
             .zip(&*new.ports)
             .all(|(old, new)| old.is_same_for_flows(new));
     !(same_ports
-        && Arc::ptr_eq(&old.rules, &new.rules)
+        && is_same_to_rules(old, new)
         && Arc::ptr_eq(&old.services, &new.services)
-        && Arc::ptr_eq(&old.routes, &new.routes)
         && same(old.local.source(), new.local.source()))
+}
+
+/// Whether rules say the same: they are the same, and so is every set that one of them uses.
+fn is_same_to_rules(old: &Generation, new: &Generation) -> bool {
+    if Arc::ptr_eq(&old.rules, &new.rules) {
+        return true;
+    }
+    if old.rules.source() != new.rules.source() {
+        return false;
+    }
+    let is_same = |set: &SetId| {
+        let at = usize::from(*set);
+        old.rules.sets().get(at) == new.rules.sets().get(at)
+    };
+    new.rules.source().iter().all(|rule| {
+        let criteria = &rule.criteria;
+        [
+            &criteria.source_sets,
+            &criteria.destination_sets,
+            &criteria.not_source_sets,
+            &criteria.not_destination_sets,
+        ]
+        .into_iter()
+        .flatten()
+        .all(is_same)
+    })
 }
 
 fn check_ports(config: &Config) -> Result<(), BuildError> {

@@ -16,6 +16,8 @@ pub struct Generation {
     pub revision: u64,
     /// What a flow compares with the value that it remembers; never 0. See [`crate::build`] for when it moves.
     pub epoch: u16,
+    /// What `epoch` was when the policy last changed. See [`Generation::is_judged`].
+    pub policy_epoch: u16,
     /// Ports of this node that the lcores drive.
     pub ports: Arc<[PortTable]>,
     /// Service map.
@@ -42,7 +44,40 @@ pub struct Generation {
     pub local: Arc<LocalAddresses>,
 }
 
+/// How many moves of the epoch a flow's remembered one may be old before it counts as unknown.
+pub const MAX_EPOCH_AGE: u16 = 1 << 14;
+
 impl Generation {
+    /// How many moves ago `epoch` was current. Wraps: see [`MAX_EPOCH_AGE`].
+    #[inline]
+    pub fn age_of(&self, epoch: u16) -> u16 {
+        self.epoch.wrapping_sub(epoch)
+    }
+
+    /// Whether what was judged under `epoch` is judged by the policy of now, and only its next hops may be out of date.
+    #[inline]
+    pub fn is_judged(&self, epoch: u16) -> bool {
+        epoch != 0 && self.age_of(epoch) <= self.age_of(self.policy_epoch)
+    }
+
+    /// Sets both epochs to what follows `old`.
+    pub(crate) fn date_after(&mut self, old: &Self, is_judged_anew: bool, is_routed_anew: bool) {
+        let after = |epoch: u16| epoch.checked_add(1).unwrap_or(1);
+        self.epoch = if is_judged_anew || is_routed_anew {
+            after(old.epoch)
+        } else {
+            old.epoch
+        };
+        self.policy_epoch = if is_judged_anew {
+            self.epoch
+        } else {
+            old.policy_epoch
+        };
+        while self.age_of(self.policy_epoch) > MAX_EPOCH_AGE {
+            self.policy_epoch = after(self.policy_epoch);
+        }
+    }
+
     /// The generation of an empty configuration: punts and drops, forwards nothing.
     #[must_use]
     pub fn empty() -> Self {

@@ -11,7 +11,8 @@
 //!   other pools.
 //! - An id that was valid in a generation is in bounds in every later one built on it for backends and adjacencies;
 //!   readers still bounds-check every id that a flow remembers.
-//! - [`Generation::epoch`] moves exactly when something changed that a flow remembers ([`build`] says what).
+//! - [`Generation::epoch`] moves exactly when something changed that a flow remembers, [`Generation::policy_epoch`] with it when
+//!   that is what flows are judged by ([`build`] says what).
 //! - Building allocates and may take milliseconds: it runs off the lcores. Lookups neither allocate nor panic, and
 //!   the free of a retired generation happens in [`Publisher::reclaim`], never on a lcore.
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ mod prefix_set;
 mod publish;
 mod routes;
 mod rule;
+mod rule_list;
 mod rules;
 mod schedule;
 mod services;
@@ -40,7 +42,7 @@ pub use build::{BuildError, build};
 pub use config::{
     Algorithm, Config, MirroredNeighbour, MirroredRoute, PoolBackend, PoolConfig, RouteTarget,
 };
-pub use generation::Generation;
+pub use generation::{Generation, MAX_EPOCH_AGE};
 pub use local::{AddressKind, Announcement, LocalAddresses};
 pub use maglev::{Maglev, Member};
 pub use neighbours::{Adjacency, AdjacencyState, Neighbours};
@@ -53,6 +55,7 @@ pub use rule::{
     Action, AddressSet, Criteria, IcmpMessage, Limit, LimitScope, LimitUnit, Mirror, PortRange,
     Redirect, Rule, SourceNat, Subject, TcpFlags, Treatment, Vlan, Wholeness,
 };
+pub use rule_list::RuleList;
 pub use rules::{RuleMatch, Rules};
 pub use schedule::Schedule;
 pub use services::{Affinity, Mode, Service, ServiceLimits, Services, Timeouts};

@@ -100,13 +100,8 @@ pub struct PortTable {
 }
 
 impl PortTable {
-    /// Whether a flow that remembers `self` may go on under `other`: MAC, MTU and name are not remembered.
+    /// Whether a flow that was judged by `self` may go on under `other`: the rest is looked up for each packet.
     pub(crate) fn is_same_for_flows(&self, other: &Self) -> bool {
-        self.nat4 == other.nat4
-            && self.nat6 == other.nat6
-            && self.address4 == other.address4
-            && self.address6 == other.address6
-            && self.partial_checksums == other.partial_checksums
-            && self.unmatched == other.unmatched
+        self.nat4 == other.nat4 && self.nat6 == other.nat6 && self.unmatched == other.unmatched
     }
 }

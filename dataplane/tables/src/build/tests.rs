@@ -2,9 +2,9 @@ use core::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    Action, AddressKind, Affinity, Algorithm, Announcement, BackendState, Balancer,
-    MirroredNeighbour, MirroredRoute, Mode, NatPool, PoolBackend, PoolConfig, Rule, Service,
-    Timeouts,
+    Action, AddressKind, AddressSet, Affinity, Algorithm, Announcement, BackendState, Balancer,
+    Criteria, Limit, MAX_EPOCH_AGE, MirroredNeighbour, MirroredRoute, Mode, NatPool, PoolBackend,
+    PoolConfig, Rule, Service, Stance, Timeouts,
 };
 
 fn v4(text: &str) -> Ipv4Addr {
@@ -94,13 +94,18 @@ fn config() -> Config {
         rules: [Rule {
             name: "all".into(),
             priority: 1,
-            sources: Vec::new(),
-            destinations: Vec::new(),
-            source_ports: Vec::new(),
-            ports: Vec::new(),
-            protocol: None,
+            criteria: Criteria {
+                not_source_sets: vec![0],
+                ..Criteria::default()
+            },
             action: Action::Allow,
             ..Rule::vacant()
+        }]
+        .into(),
+        sets: [set("of-rules", 1), set("of-guards", 2)].into(),
+        limits: [Limit {
+            name: "each".into(),
+            ..Limit::vacant()
         }]
         .into(),
         routes: [
@@ -113,6 +118,14 @@ fn config() -> Config {
         neighbours: [neighbour(0, "10.0.0.254", 9), neighbour(1, "10.0.1.11", 11)].into(),
         local: [ip("10.0.0.1"), ip("10.0.1.1")].into(),
         ..Config::default()
+    }
+}
+
+fn set(name: &str, content: u8) -> AddressSet {
+    AddressSet {
+        name: name.into(),
+        content: [content; 32],
+        prefixes: Arc::new(crate::PrefixSet::new(&[])),
     }
 }
 
@@ -358,9 +371,9 @@ fn adding_and_removing_a_backend_moves_no_epoch_and_cuts_no_slot() {
 }
 
 #[test]
-fn whatever_flows_remember_moves_the_epoch() {
+fn whatever_flows_are_judged_by_moves_both_epochs() {
     type Change = fn(&mut Config);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 8] = [
         ("a rule's action", |config| {
             edit(&mut config.rules, |rules| rules[0].action = Action::Drop);
         }),
@@ -385,16 +398,82 @@ fn whatever_flows_remember_moves_the_epoch() {
         ("a NAT port range", |config| {
             edit(&mut config.ports, |ports| ports[1].nat4.last_port = 40_000);
         }),
-        ("a route", |config| {
-            edit(&mut config.routes, |routes| {
-                routes.remove(0);
+        ("what a port does with the unmatched", |config| {
+            edit(&mut config.ports, |ports| {
+                ports[0].unmatched.services = Stance::Deny;
             });
+        }),
+        ("a set that a rule uses", |config| {
+            edit(&mut config.sets, |sets| sets[0].content = [9; 32]);
         }),
     ];
     for (what, change) in changes {
         let (first, second) = rebuild(change);
         assert_eq!(second.epoch, first.epoch + 1, "{what}");
+        assert_eq!(second.policy_epoch, second.epoch, "{what}");
+        assert!(!second.is_judged(first.epoch), "{what}");
     }
+}
+
+#[test]
+fn a_route_moves_the_epoch_and_not_the_policy() {
+    let (first, second) = rebuild(|config| {
+        edit(&mut config.routes, |routes| {
+            routes.remove(0);
+        });
+    });
+    assert_eq!(second.epoch, first.epoch + 1);
+    assert_eq!(second.policy_epoch, first.policy_epoch);
+    assert!(second.is_judged(first.epoch));
+    assert!(!second.is_judged(0), "0 is no epoch");
+}
+
+#[test]
+fn what_only_guards_and_buckets_use_moves_no_epoch() {
+    type Change = fn(&mut Config);
+    let changes: [(&str, Change); 3] = [
+        ("a set that no rule uses", |config| {
+            edit(&mut config.sets, |sets| sets[1].content = [9; 32]);
+        }),
+        ("a guard", |config| {
+            edit(&mut config.ports, |ports| ports[0].guard.block.push(1));
+        }),
+        ("a limit's rate", |config| {
+            edit(&mut config.limits, |limits| limits[0].per_second = 7);
+        }),
+    ];
+    for (what, change) in changes {
+        let (first, second) = rebuild(change);
+        assert_eq!(
+            (second.epoch, second.policy_epoch),
+            (first.epoch, first.policy_epoch),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn epochs_of_any_age_are_told_apart_while_the_sweep_keeps_up() {
+    let mut old = build(&config(), None).expect("the first generation");
+    old.epoch = u16::MAX - 5;
+    old.policy_epoch = old.epoch;
+    let judged_at = old.epoch;
+    // Routes alone, over the wrap and until what was judged first is forgotten.
+    for moves in 1..=u32::from(MAX_EPOCH_AGE) + 100 {
+        let mut next = old.clone();
+        next.date_after(&old, false, true);
+        assert_ne!(next.epoch, 0);
+        let is_young = next.age_of(judged_at) <= MAX_EPOCH_AGE;
+        assert_eq!(next.is_judged(judged_at), is_young, "{moves} moves");
+        old = next;
+    }
+    // The policy: nothing before it is judged, whatever its age.
+    let mut next = old.clone();
+    next.date_after(&old, true, false);
+    for epoch in (0..=u16::MAX).filter(|epoch| *epoch != next.epoch) {
+        assert!(!next.is_judged(epoch), "{epoch}");
+    }
+    assert!(next.is_judged(next.epoch));
 }
 
 #[test]
@@ -422,6 +501,7 @@ fn stale_next_hops_are_bounded() {
             .collect();
         let next = build(&config, Some(&generation)).expect("another generation");
         let before = generation.neighbours.keys();
+        assert_eq!(next.policy_epoch, generation.policy_epoch);
         assert_eq!(
             next.epoch == generation.epoch,
             next.neighbours.keys().starts_with(before),
