@@ -284,6 +284,7 @@ impl Product {
         let settings = Settings {
             flows4: flows as usize,
             flows6: 1024,
+            sources: 1_024,
             seed: (0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321),
         };
         Ok(Self {
@@ -451,6 +452,7 @@ pub fn lcore<P: Port>(
     let settings = Settings {
         flows4: 1 << 16,
         flows6: 1024,
+        sources: 1_024,
         seed: (7, 11),
     };
     let (punts, _) = frame_ring(64);

@@ -124,7 +124,7 @@ pub struct HashSeed(pub u64, pub u64);
     clippy::cast_possible_truncation,
     reason = "the two halves are taken apart on purpose"
 )]
-const fn multiply_fold(a: u64, b: u64) -> u64 {
+pub(crate) const fn multiply_fold(a: u64, b: u64) -> u64 {
     let product = (a as u128).wrapping_mul(b as u128);
     (product as u64) ^ ((product >> 64) as u64)
 }

@@ -18,9 +18,15 @@ mod address;
 mod bucket;
 mod flow;
 mod memory;
+mod opening;
+mod rate;
+mod sources;
 mod table;
 pub mod tcp;
 
 pub use address::{AddressPair, HashSeed, Ipv4Pair, Ipv6Pair, Key};
 pub use flow::{Direction, Flow, FlowState, NONE};
+pub use opening::Opening;
+pub use rate::{Rate, TokenBucket};
+pub use sources::{SourceKey, SourceTable};
 pub use table::{Candidate, FlowHandle, FlowTable, InsertError};

@@ -67,6 +67,9 @@ struct Arguments {
     /// IPv6 flows that fit, about 160 bytes each
     #[arg(long, default_value_t = 1 << 18)]
     flows6: usize,
+    /// Sources whose rates are followed at once, about 32 bytes each
+    #[arg(long, default_value_t = 1_000_000)]
+    sources: usize,
     /// Loopback port for metrics and health; 0 serves none
     #[arg(long, default_value_t = 8082)]
     metrics_port: u16,
@@ -174,6 +177,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
             },
             flows4: arguments.flows4,
             flows6: arguments.flows6,
+            sources: arguments.sources,
         },
         ssh_client: ssh_client_of_caller(),
     };

@@ -5,7 +5,9 @@ use core::net::IpAddr;
 use march_tables::{Generation, PortId, PortTable};
 
 use crate::counters::Counters;
+use crate::guard::Sources;
 use crate::limit::Answers;
+use crate::mirror::Mirrors;
 
 /// The lcore's clock, read once per burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,9 @@ pub(crate) struct Shared {
     /// Requests since the lcore last took them; bounded by its capacity, the rest is asked again by the next packet.
     pub resolve: Vec<ResolveRequest>,
     pub answers: Answers,
+    pub mirrors: Mirrors,
+    /// Buckets of sources, for guards and rules.
+    pub sources: Sources,
     /// Varies the search for a NAT port, so that two flows do not probe in step.
     pub nat_salt: u64,
 }

@@ -105,6 +105,7 @@ pub fn explain(
     let settings = Settings {
         flows4: 1,
         flows6: 1,
+        sources: 1_024,
         seed: (0, 0),
     };
     let mut pipeline = Pipeline::new(settings, Arc::new(Counters::new(limits)))?;

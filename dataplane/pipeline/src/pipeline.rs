@@ -10,7 +10,9 @@ use crate::BURST;
 use crate::burst::{Staged, forward};
 use crate::context::{Context, Now, ResolveRequest, Shared};
 use crate::counters::Counters;
+use crate::guard::Sources;
 use crate::limit::Answers;
+use crate::mirror::{MirrorSink, Mirrors};
 use crate::rewrite::{IpVersion, V4, V6, udp_mask};
 use crate::side::Side;
 
@@ -21,6 +23,8 @@ pub struct Settings {
     pub flows4: usize,
     /// IPv6 flows that fit: about 160 bytes each.
     pub flows6: usize,
+    /// Sources whose rates are followed at once: 32 to 64 bytes each. Beyond it those nearest to their full allowance are forgotten.
+    pub sources: usize,
     /// Secret of the flow hash; draw it from the system's random source.
     pub seed: (u64, u64),
 }
@@ -52,6 +56,8 @@ impl Pipeline {
                 cursors: vec![0; usize::from(u16::MAX)].into(),
                 resolve: Vec::with_capacity(BURST),
                 answers: Answers::default(),
+                mirrors: Mirrors::new(),
+                sources: Sources::new(settings.sources, settings.seed)?,
                 nat_salt: settings.seed.0 ^ settings.seed.1,
             },
             swept_ms: 0,

@@ -228,6 +228,7 @@ impl Lcore {
             pipeline: march_pipeline::Settings {
                 flows4: 1 << 17,
                 flows6: 1024,
+                sources: 1_024,
                 seed: (3, 5),
             },
             hold_frames: 64,

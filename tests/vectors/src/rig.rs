@@ -116,6 +116,7 @@ impl<W: Wire> Rig<W> {
         let settings = Settings {
             flows4: FLOWS,
             flows6: FLOWS,
+            sources: 1_024,
             seed: (0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03),
         };
         let pipeline =

@@ -198,6 +198,7 @@ pub fn settings() -> march_pipeline::Settings {
     march_pipeline::Settings {
         flows4: 4096,
         flows6: 1024,
+        sources: 1_024,
         seed: (0x5eed, 0xfeed),
     }
 }

@@ -322,6 +322,7 @@ fn settings(
         pipeline: march_pipeline::Settings {
             flows4: options.flows4,
             flows6: options.flows6,
+            sources: options.sources,
             seed: (secret.hash_one(0_u8), secret.hash_one(1_u8)),
         },
         hold_frames: 512,

@@ -50,6 +50,8 @@ pub struct LcoreOptions {
     pub flows4: usize,
     /// IPv6 flows that fit.
     pub flows6: usize,
+    /// Sources whose rates are followed at once.
+    pub sources: usize,
 }
 
 /// What an lcore does when nothing comes.

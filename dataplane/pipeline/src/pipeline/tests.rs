@@ -178,6 +178,7 @@ impl World {
         let settings = Settings {
             flows4: 1_000,
             flows6: 1_000,
+            sources: 1_024,
             seed: (7, 9),
         };
         let pipeline = Pipeline::new(settings, Arc::new(Counters::new(Limits::default()))).unwrap();
@@ -849,6 +850,7 @@ fn crowded_buckets_cost_no_other_flow() {
     let settings = Settings {
         flows4: 31,
         flows6: 1,
+        sources: 1_024,
         seed: (7, 9),
     };
     let pipeline = Pipeline::new(settings, Arc::new(Counters::new(Limits::default()))).unwrap();
@@ -992,6 +994,7 @@ fn a_full_table_makes_room() {
     let settings = Settings {
         flows4: 8,
         flows6: 8,
+        sources: 1_024,
         seed: (1, 2),
     };
     world.pipeline = Pipeline::new(settings, Arc::new(Counters::new(Limits::default()))).unwrap();
