@@ -265,6 +265,12 @@ impl ContentHash {
         Self(digest.finalize().into())
     }
 
+    /// A hash that was kept as bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -163,6 +163,14 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// A prefix from its parts; `None` if the length is beyond the family's bits, or host bits are set.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Option<Prefix> {
+        let prefix = Prefix { address, length };
+        let is_whole = length <= prefix.family().address_bits() && prefix.widen(length) == prefix;
+        is_whole.then_some(prefix)
+    }
+
     /// The first address of the prefix.
     pub const fn address(self) -> IpAddr {
         self.address
@@ -190,7 +198,8 @@ impl Prefix {
     }
 
     /// The enclosing prefix of this length, which is not longer than its own.
-    pub(crate) fn widen(self, length: u8) -> Prefix {
+    #[must_use]
+    pub fn widen(self, length: u8) -> Prefix {
         let bits = self.bits() & mask(length.min(self.length));
         let address = match self.address {
             IpAddr::V4(_) => {

@@ -40,8 +40,12 @@ const MAY_SEE: &[(&str, &[&str])] = &[
     ("march-socket", &["march-wire", "march-tables"]),
     ("march-model", &[]),
     ("march-proto", &["march-model"]),
-    ("march-store", &["march-model"]),
-    ("marchd", &["march-model", "march-proto", "march-store"]),
+    ("march-content", &["march-model"]),
+    ("march-store", &["march-model", "march-content"]),
+    (
+        "marchd",
+        &["march-model", "march-content", "march-proto", "march-store"],
+    ),
     ("marchctl", &["march-model", "march-proto", "march-wire"]),
     (
         "marchdp",
@@ -57,6 +61,7 @@ const MAY_SEE: &[(&str, &[&str])] = &[
             "march-bpf-abi",
             "march-bpf-loader",
             "march-model",
+            "march-content",
             "march-proto",
         ],
     ),
@@ -194,6 +199,7 @@ fn hot_crates_never_see_the_control_plane() {
         for seen in reachable(&arrows, hot) {
             let is_control = [
                 "march-model",
+                "march-content",
                 "march-proto",
                 "march-store",
                 "marchd",
