@@ -59,7 +59,7 @@ pub(crate) async fn delete(
     let What::Documents(kind) = args.what else {
         return Err(Failure::new(
             Code::Usage,
-            "only port, service, pool and rule can be deleted",
+            "only port, service, pool, rule, addressset, ratelimit and mapping can be deleted",
         ));
     };
     let reference = |name: String| v1::DocumentRef {

@@ -147,7 +147,7 @@ pub(crate) struct DiffArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// port, service, pool, rule, node, backend or all; singular or plural.
+    /// port, service, pool, rule, addressset, ratelimit, mapping, node, backend or all; singular or plural.
     #[arg(value_parser = what)]
     pub what: What,
     /// Only the one of this name; for backends: of this pool.
@@ -159,7 +159,7 @@ pub(crate) struct GetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DescribeArgs {
-    /// port, service, pool, rule or node.
+    /// port, service, pool, rule, addressset, ratelimit, mapping or node.
     #[arg(value_parser = what)]
     pub what: What,
     /// Which one.
@@ -168,7 +168,7 @@ pub(crate) struct DescribeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// port, service, pool or rule.
+    /// port, service, pool, rule, addressset, ratelimit or mapping.
     #[arg(value_parser = what)]
     pub what: What,
     /// Which ones.
@@ -292,7 +292,7 @@ fn what(word: &str) -> Result<What, String> {
         "node" | "nodes" => Ok(What::Nodes),
         "backend" | "backends" => Ok(What::Backends),
         "all" => Ok(What::All),
-        _ => Err("there is port, service, pool, rule, node, backend and all".to_owned()),
+        _ => Err("there is port, service, pool, rule, addressset, ratelimit, mapping, node, backend and all".to_owned()),
     }
 }
 

@@ -233,7 +233,7 @@ pub(crate) async fn describe(
         What::Backends | What::All => {
             return Err(Failure::new(
                 Code::Usage,
-                "describe takes port, service, pool, rule or node",
+                "describe takes port, service, pool, rule, addressset, ratelimit, mapping or node",
             ));
         }
     };
@@ -258,7 +258,7 @@ pub(crate) async fn describe(
             Value::from(view.telemetry().filter_map(of_node).collect::<Vec<_>>())
         }
         Spec::Pool(_) => Value::from(backend_rows(&view, &args.name)),
-        Spec::Rule(_) => Value::Null,
+        Spec::Rule(_) | Spec::AddressSet(_) | Spec::RateLimit(_) | Spec::Mapping(_) => Value::Null,
     };
     output::value(output, &value, || format!("{}\n", document.key()))?;
     Ok(Code::Ok)

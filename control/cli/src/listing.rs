@@ -1,6 +1,6 @@
 //! Tables of documents, nodes and backends.
 
-use march_model::{Kind, Spec};
+use march_model::{AddressSet, Kind, Rate, Spec};
 use march_proto::v1;
 use serde_json::Value;
 
@@ -22,6 +22,9 @@ pub(crate) fn table(view: &View, kind: Kind, width: Width) -> Table {
         Kind::Service => services(view, width),
         Kind::Pool => pools(view, width),
         Kind::Rule => rules(view),
+        Kind::AddressSet => address_sets(view, width),
+        Kind::RateLimit => rate_limits(view),
+        Kind::Mapping => mappings(view, width),
     }
 }
 
@@ -231,6 +234,90 @@ fn rules(view: &View) -> Table {
             any(list(&rule.matches.destinations)),
             any(list(&rule.matches.ports)),
         ]);
+    }
+    table
+}
+
+fn address_sets(view: &View, width: Width) -> Table {
+    let headings = vec!["NAME", "PREFIXES", "HELD", "CONTENT"];
+    let mut table = Table::new(&fit(headings, 3, width));
+    for (name, spec) in view.of_kind(Kind::AddressSet) {
+        let Spec::AddressSet(set) = spec else {
+            continue;
+        };
+        let (held, content) = match set {
+            AddressSet::Prefixes(prefixes) => ("in the document", list(prefixes)),
+            AddressSet::Content(content) => ("beside it", content.hash.to_string()),
+        };
+        let cells = vec![
+            name.to_owned(),
+            set.len().to_string(),
+            held.to_owned(),
+            content,
+        ];
+        table.row(fit(cells, 3, width));
+    }
+    table
+}
+
+fn rate_limits(view: &View) -> Table {
+    let mut table = Table::new(&["NAME", "PER", "RATE", "BURST"]);
+    for (name, spec) in view.of_kind(Kind::RateLimit) {
+        let Spec::RateLimit(limit) = spec else {
+            continue;
+        };
+        let lengths = limit.prefix_length;
+        let unit = match limit.rate {
+            Rate::Packets(_) => "packets",
+            Rate::Bits(_) => "bytes",
+        };
+        table.row(vec![
+            name.to_owned(),
+            lengths.map_or_else(
+                || limit.per.to_string(),
+                |lengths| format!("{} /{} /{}", limit.per, lengths.v4, lengths.v6),
+            ),
+            limit.rate.to_string(),
+            format!("{} {unit}", limit.burst),
+        ]);
+    }
+    table
+}
+
+fn mappings(view: &View, width: Width) -> Table {
+    let headings = vec![
+        "NAME",
+        "STATE",
+        "SOURCES",
+        "DESTINATIONS",
+        "PROTOCOLS",
+        "PORTS",
+        "ENDS",
+        "PRIORITY",
+        "BY",
+        "AT",
+        "COMMENT",
+    ];
+    let mut table = Table::new(&fit(headings, 7, width));
+    for (name, spec) in view.of_kind(Kind::Mapping) {
+        let Spec::Mapping(mapping) = spec else {
+            continue;
+        };
+        let text = |value: Option<String>| value.unwrap_or_default();
+        let cells = vec![
+            name.to_owned(),
+            mapping.approval.state.to_string(),
+            list(&mapping.sources),
+            list(&mapping.destinations),
+            list(&mapping.protocols),
+            list(&mapping.ports),
+            text(mapping.expires_at.map(|end| end.to_string())),
+            mapping.priority.to_string(),
+            text(mapping.approval.by.clone()),
+            text(mapping.approval.at.map(|at| at.to_string())),
+            text(mapping.comment.clone()),
+        ];
+        table.row(fit(cells, 7, width));
     }
     table
 }

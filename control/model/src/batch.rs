@@ -47,6 +47,7 @@ impl Origin {
 pub struct Batch {
     pub(crate) documents: BTreeMap<Key, (Arc<Document>, Origin)>,
     pub(crate) errors: Vec<FieldError>,
+    pub(crate) warnings: Vec<FieldError>,
     /// Documents that were named but are wrong: references to them are not wrong too.
     pub(crate) broken: BTreeSet<Key>,
     /// Something could not even be named: nothing can be said about what is missing.
@@ -103,6 +104,7 @@ impl Batch {
     ) {
         let has_errors = !reading.errors.borrow().is_empty();
         self.errors.extend(reading.errors.into_inner());
+        self.warnings.extend(reading.warnings.into_inner());
         let origin = Origin {
             file: file.name.clone(),
             positions: reading.positions.into_inner(),

@@ -90,6 +90,7 @@ impl<'a> Check<'a> {
                     check.pools.insert(&key.name, (key, pool));
                 }
                 Spec::Rule(_) => check.rules += 1,
+                Spec::AddressSet(_) | Spec::RateLimit(_) | Spec::Mapping(_) => {}
             }
         }
         for (key, service) in &check.services {

@@ -7,11 +7,14 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::address_set::AddressSet;
 use crate::error::{FieldError, Invalid};
-use crate::name::{Key, Kind, Name};
+use crate::mapping::Mapping;
+use crate::name::{Key, Kind, Name, serialize_as_text};
 use crate::place::{Place, Reading};
 use crate::pool::Pool;
 use crate::port::Port;
+use crate::rate_limit::RateLimit;
 use crate::rule::Rule;
 use crate::service::Service;
 use crate::tree::Tree;
@@ -30,7 +33,7 @@ pub struct Metadata {
     pub name: Name,
     /// The cluster it belongs to; `default`.
     pub cluster: Name,
-    /// Free words for people and tools; nothing here acts on them.
+    /// Free words for people and tools; `collection` puts a document into a collection that mappings name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -38,6 +41,10 @@ pub struct Metadata {
 /// What a document wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "where there are many documents, most are rules"
+)]
 pub enum Spec {
     /// A network interface that the data plane drives.
     Port(Port),
@@ -47,6 +54,12 @@ pub enum Spec {
     Pool(Pool),
     /// A match and an action.
     Rule(Rule),
+    /// A named set of prefixes.
+    AddressSet(AddressSet),
+    /// A rate with a burst.
+    RateLimit(RateLimit),
+    /// These sources may reach these services.
+    Mapping(Mapping),
 }
 
 impl Spec {
@@ -57,6 +70,9 @@ impl Spec {
             Spec::Service(_) => Kind::Service,
             Spec::Pool(_) => Kind::Pool,
             Spec::Rule(_) => Kind::Rule,
+            Spec::AddressSet(_) => Kind::AddressSet,
+            Spec::RateLimit(_) => Kind::RateLimit,
+            Spec::Mapping(_) => Kind::Mapping,
         }
     }
 }
@@ -168,6 +184,9 @@ impl Document {
                 Kind::Service => Spec::Service(Service::decode(spec)?),
                 Kind::Pool => Spec::Pool(Pool::decode(spec)?),
                 Kind::Rule => Spec::Rule(Rule::decode(spec)?),
+                Kind::AddressSet => Spec::AddressSet(AddressSet::decode(spec)?),
+                Kind::RateLimit => Spec::RateLimit(RateLimit::decode(spec)?),
+                Kind::Mapping => Spec::Mapping(Mapping::decode(spec)?),
             })
         });
         fields.finish();
@@ -306,6 +325,8 @@ impl std::str::FromStr for ContentHash {
         Ok(Self(bytes))
     }
 }
+
+serialize_as_text!(ContentHash);
 
 /// JSON with sorted keys and no white space, whatever order the map type keeps.
 pub(crate) fn canonical_json(value: &Value) -> String {

@@ -1,7 +1,7 @@
 //! The desired state: documents as people write them, as types that are valid by construction.
 //!
-//! What it is: reading YAML and JSON with the place of every value ([`Batch::parse`]), the four kinds of document
-//! ([`Port`], [`Service`], [`Pool`], [`Rule`]), what must hold across a set ([`State::plan`]), the canonical form with
+//! What it is: reading YAML and JSON with the place of every value ([`Batch::parse`]), the kinds of document
+//! ([`Port`], [`Service`], [`Pool`], [`Rule`], [`AddressSet`], [`RateLimit`], [`Mapping`]), what must hold across a set ([`State::plan`]), the canonical form with
 //! its hash, and differences. What it is not: it stores nothing and talks to nobody; where a thing runs is the node's
 //! decision.
 //!
@@ -13,36 +13,56 @@
 //! file, line, column and field path; input is bounded before memory is spent on it.
 #![forbid(unsafe_code)]
 
+mod address_set;
 mod batch;
 mod check;
+mod criteria;
 mod diff;
 mod document;
 mod error;
+mod mapping;
+mod matches;
 mod name;
 mod place;
 mod pool;
 mod port;
+mod rate_limit;
 mod rule;
 mod scalar;
 mod service;
 mod source;
 mod state;
 mod suggest;
+mod time;
 mod tree;
 
+pub use address_set::{AddressSet, Content, MAX_INLINE_PREFIXES, MAX_PREFIXES, MAX_SET_PREFIXES};
 pub use batch::Batch;
 pub use check::{MAX_PER_KIND, MAX_SET_BYTES};
+pub use criteria::{Dscp, IcmpMessage, TcpFlag, TcpFlags, Vlan, Wholeness};
 pub use diff::{Change, ChangeKind, FieldChange};
 pub use document::{
     API_VERSION, ContentHash, DEFAULT_CLUSTER, Document, MAX_LABELS, Metadata, Spec,
 };
 pub use error::{FieldError, Invalid};
+pub use mapping::{
+    Approval, ApprovalState, COLLECTION_LABEL, DEFAULT_MAPPING_PRIORITY, Endpoint, Mapping,
+};
+pub use matches::Match;
 pub use name::{InterfaceName, Key, Kind, Name};
 pub use pool::{Algorithm, Backend, HealthCheck, MAX_WEIGHT, Pool, Probe};
-pub use port::{DEFAULT_NAT_PORTS, KERNEL_EPHEMERAL_PORTS, Nat, Port, TierChoice};
-pub use rule::{Action, MAX_PRIORITY, Match, Rule};
+pub use port::{
+    DEFAULT_NAT_PORTS, Guard, KERNEL_EPHEMERAL_PORTS, Nat, Port, Stance, TierChoice, Unmatched,
+};
+pub use rate_limit::{
+    MAX_BITS, MAX_BURST_BYTES, MAX_PACKETS, PrefixLengths, Rate, RateLimit, Scope,
+};
+pub use rule::{
+    Action, DEFAULT_MIRROR_RATE, MAX_MIRROR_RATE, MAX_PRIORITY, Mirror, Redirect, Rule, SourceNat,
+};
 pub use scalar::{DurationMs, Family, PortRange, Prefix, Protocol, Transport};
-pub use service::{Affinity, Mode, Service, Timeouts};
+pub use service::{Affinity, MAX_SERVICE_LIMIT, Mode, Service, ServiceLimits, Timeouts};
 pub use source::{MAX_FILE_BYTES, MAX_TOTAL_BYTES, STDIN, Source, read_sources};
 pub use state::{Others, Plan, State};
+pub use time::Timestamp;
 pub use tree::{MAX_DEPTH, MAX_DOCUMENTS, MAX_NODES};

@@ -117,11 +117,25 @@ pub enum Kind {
     Pool,
     /// A match and an action.
     Rule,
+    /// A named set of prefixes.
+    AddressSet,
+    /// A rate with a burst.
+    RateLimit,
+    /// These sources may reach these services.
+    Mapping,
 }
 
 impl Kind {
     /// Every kind, in the order of listings.
-    pub const ALL: [Kind; 4] = [Kind::Port, Kind::Service, Kind::Pool, Kind::Rule];
+    pub const ALL: [Kind; 7] = [
+        Kind::Port,
+        Kind::Service,
+        Kind::Pool,
+        Kind::Rule,
+        Kind::AddressSet,
+        Kind::RateLimit,
+        Kind::Mapping,
+    ];
 
     /// The word in documents.
     pub const fn as_str(self) -> &'static str {
@@ -130,6 +144,9 @@ impl Kind {
             Kind::Service => "Service",
             Kind::Pool => "Pool",
             Kind::Rule => "Rule",
+            Kind::AddressSet => "AddressSet",
+            Kind::RateLimit => "RateLimit",
+            Kind::Mapping => "Mapping",
         }
     }
 }
@@ -153,13 +170,21 @@ impl FromStr for Kind {
 }
 
 impl Kind {
-    /// What a person types: any case, singular or plural.
+    /// What a person types: any case, singular or plural, words joined or not, `set` and `limit` for short.
     pub fn from_word(word: &str) -> Option<Kind> {
-        let word = word.to_ascii_lowercase();
+        let word: String = word
+            .chars()
+            .filter(|c| !matches!(c, '-' | '_'))
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
         let singular = word.strip_suffix('s').unwrap_or(&word);
-        Kind::ALL
-            .into_iter()
-            .find(|kind| kind.as_str().to_ascii_lowercase() == singular)
+        match singular {
+            "set" => Some(Kind::AddressSet),
+            "limit" => Some(Kind::RateLimit),
+            _ => Kind::ALL
+                .into_iter()
+                .find(|kind| kind.as_str().to_ascii_lowercase() == singular),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) struct Reading<'a> {
     pub file: &'a str,
     pub document: RefCell<String>,
     pub errors: RefCell<Vec<FieldError>>,
+    pub warnings: RefCell<Vec<FieldError>>,
     pub positions: RefCell<Positions>,
 }
 
@@ -25,6 +26,7 @@ impl<'a> Reading<'a> {
             file,
             document: RefCell::default(),
             errors: RefCell::default(),
+            warnings: RefCell::default(),
             positions: RefCell::default(),
         }
     }
@@ -80,23 +82,34 @@ impl<'a> Place<'a> {
 
     /// Notes an error of a value read before, or of this one if that was not written.
     pub fn error_at(&self, path: &str, message: String) {
-        let known = self.reading.positions.borrow().get(path).copied();
-        self.note(
-            known.unwrap_or((self.tree.line, self.tree.column)),
-            path,
-            message,
-        );
+        self.note(self.place_of(path), path, message);
     }
 
-    fn note(&self, (line, column): (u32, u32), path: &str, message: String) {
-        self.reading.errors.borrow_mut().push(FieldError {
+    /// Notes that a value read before is allowed, but probably not meant.
+    pub fn warning_at(&self, path: &str, message: String) {
+        let warning = self.finding(self.place_of(path), path, message);
+        self.reading.warnings.borrow_mut().push(warning);
+    }
+
+    fn place_of(&self, path: &str) -> (u32, u32) {
+        let known = self.reading.positions.borrow().get(path).copied();
+        known.unwrap_or((self.tree.line, self.tree.column))
+    }
+
+    fn note(&self, place: (u32, u32), path: &str, message: String) {
+        let error = self.finding(place, path, message);
+        self.reading.errors.borrow_mut().push(error);
+    }
+
+    fn finding(&self, (line, column): (u32, u32), path: &str, message: String) -> FieldError {
+        FieldError {
             file: self.reading.file.to_owned(),
             line,
             column,
             document: self.reading.document.borrow().clone(),
             path: path.to_owned(),
             message,
-        });
+        }
     }
 
     /// The text of a scalar.
@@ -138,6 +151,14 @@ impl<'a> Place<'a> {
                     )
                 })
         })
+    }
+
+    /// How many items a list has.
+    pub fn count(&self) -> Option<usize> {
+        match &self.tree.node {
+            Node::Sequence(items) => Some(items.len()),
+            _ => None,
+        }
     }
 
     /// Every item of a list; nothing if one of them is wrong.
@@ -282,6 +303,11 @@ impl<'a> Fields<'_, 'a> {
     /// Notes an error of a field, at the mapping if the field is not there.
     pub fn error(&self, field: &str, message: String) {
         self.place.error_at(&self.place.path_of(field), message);
+    }
+
+    /// Notes that a field is allowed, but probably not meant.
+    pub fn warning(&self, field: &str, message: String) {
+        self.place.warning_at(&self.place.path_of(field), message);
     }
 
     /// Refuses fields that nobody asked for.

@@ -113,6 +113,19 @@ impl PortRange {
         self.last
     }
 
+    /// Whether every port of `other` is in it.
+    pub const fn covers(self, other: PortRange) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// The ports that are in both.
+    pub fn intersection(self, other: PortRange) -> Option<PortRange> {
+        self.overlaps(other).then(|| PortRange {
+            first: self.first.max(other.first),
+            last: self.last.min(other.last),
+        })
+    }
+
     /// Whether a port is in both.
     pub const fn overlaps(self, other: PortRange) -> bool {
         self.first <= other.last && other.first <= self.last
@@ -179,6 +192,11 @@ impl Prefix {
     /// Its length in bits, up to 32 or 128.
     pub const fn length(self) -> u8 {
         self.length
+    }
+
+    /// Whether every address of `other` is in it.
+    pub fn covers(self, other: Prefix) -> bool {
+        self.length <= other.length && self.contains(other.address)
     }
 
     /// The whole address in the low bits, shifted so that both families compare from bit 127 down.
@@ -387,9 +405,31 @@ impl Protocol {
         self.0
     }
 
+    /// TCP.
+    pub const TCP: Self = Self(6);
+
+    /// ICMP or `ICMPv6`.
+    pub const fn is_icmp(self) -> bool {
+        matches!(self.0, 1 | 58)
+    }
+
+    /// Whether packets of this family have it: ICMP is of IPv4 only, `ICMPv6` of IPv6.
+    pub(crate) const fn is_possible_in(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.0 != 58,
+            Family::V6 => self.0 != 1,
+        }
+    }
+
     /// Whether ports can be matched: TCP and UDP.
     pub const fn has_ports(self) -> bool {
         matches!(self.0, 6 | 17)
+    }
+}
+
+impl From<Transport> for Protocol {
+    fn from(transport: Transport) -> Self {
+        Self(transport.number())
     }
 }
 
@@ -445,7 +485,7 @@ macro_rules! words {
                         crate::name::shorten(text),
                         $what,
                         crate::suggest::did_you_mean(text, [$($word),+]),
-                        [$($word),+].join(" or ")
+                        crate::suggest::either(&[$($word),+])
                     )),
                 }
             }

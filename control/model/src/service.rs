@@ -23,7 +23,25 @@ pub struct Service {
     pub affinity: Affinity,
     /// How long an idle flow is remembered.
     pub timeouts: Timeouts,
+    /// How much of it may be new at once.
+    #[serde(skip_serializing_if = "ServiceLimits::is_default")]
+    pub limits: ServiceLimits,
 }
+
+/// Bounds on what is new to a service. None: no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceLimits {
+    /// New flows per second over all lcores of a node; beyond it `new_connection_rate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_connections_per_second: Option<u32>,
+    /// TCP handshakes under way at once; beyond it `half_open_limit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_open: Option<u32>,
+}
+
+/// The most that a service's limits take.
+pub const MAX_SERVICE_LIMIT: u32 = 100_000_000;
 
 /// How packets of a service are rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +102,7 @@ impl Service {
         let mode = fields.optional("mode", Mode::FullNat, Place::parse);
         let affinity = fields.optional("affinity", Affinity::FiveTuple, Place::parse);
         let timeouts = fields.optional("timeouts", Timeouts::default(), Timeouts::decode);
+        let limits = fields.optional("limits", ServiceLimits::default(), ServiceLimits::decode);
         fields.finish();
         Some(Service {
             address: address?,
@@ -93,6 +112,25 @@ impl Service {
             mode: mode?,
             affinity: affinity?,
             timeouts: timeouts?,
+            limits: limits?,
+        })
+    }
+}
+
+impl ServiceLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn decode(place: &Place<'_>) -> Option<Self> {
+        let bound = |number: &Place<'_>| number.number(1, MAX_SERVICE_LIMIT).map(Some);
+        let mut fields = place.mapping()?;
+        let new_connections_per_second = fields.optional("newConnectionsPerSecond", None, bound);
+        let half_open = fields.optional("halfOpen", None, bound);
+        fields.finish();
+        Some(Self {
+            new_connections_per_second: new_connections_per_second?,
+            half_open: half_open?,
         })
     }
 }

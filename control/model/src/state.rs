@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::address_set::AddressSet;
 use crate::batch::{Batch, Origin};
 use crate::check::{self, Documents, Finding, Findings};
 use crate::diff::{self, Change};
 use crate::document::{ContentHash, Document, Metadata, Spec};
 use crate::error::{FieldError, Invalid};
+use crate::mapping::Mapping;
 use crate::name::{Key, Kind};
 use crate::pool::Pool;
 use crate::port::Port;
+use crate::rate_limit::RateLimit;
 use crate::rule::Rule;
 use crate::service::Service;
 
@@ -136,10 +139,13 @@ impl State {
         }
         let state = Self::from_checked(set);
         let changes = self.diff(&state);
+        let mut said = batch.warnings;
+        said.extend(warnings.into_iter().map(placed));
+        said.sort();
         Ok(Plan {
             state,
             changes,
-            warnings: warnings.into_iter().map(placed).collect(),
+            warnings: said,
         })
     }
 
@@ -230,6 +236,33 @@ impl State {
         self.of_kind(Kind::Rule)
             .filter_map(|document| match document.spec() {
                 Spec::Rule(rule) => Some((document.metadata(), rule)),
+                _ => None,
+            })
+    }
+
+    /// Every address set, sorted by name.
+    pub fn address_sets(&self) -> impl Iterator<Item = (&Metadata, &AddressSet)> {
+        self.of_kind(Kind::AddressSet)
+            .filter_map(|document| match document.spec() {
+                Spec::AddressSet(set) => Some((document.metadata(), set)),
+                _ => None,
+            })
+    }
+
+    /// Every rate limit, sorted by name.
+    pub fn rate_limits(&self) -> impl Iterator<Item = (&Metadata, &RateLimit)> {
+        self.of_kind(Kind::RateLimit)
+            .filter_map(|document| match document.spec() {
+                Spec::RateLimit(limit) => Some((document.metadata(), limit)),
+                _ => None,
+            })
+    }
+
+    /// Every mapping, sorted by name.
+    pub fn mappings(&self) -> impl Iterator<Item = (&Metadata, &Mapping)> {
+        self.of_kind(Kind::Mapping)
+            .filter_map(|document| match document.spec() {
+                Spec::Mapping(mapping) => Some((document.metadata(), mapping)),
                 _ => None,
             })
     }

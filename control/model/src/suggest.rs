@@ -9,6 +9,14 @@ pub(crate) fn did_you_mean<'a>(
         .map_or_else(String::new, |found| format!(" (did you mean `{found}`?)"))
 }
 
+/// `a, b or c`.
+pub(crate) fn either(words: &[&str]) -> String {
+    match words {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        words => words.concat(),
+    }
+}
+
 fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > 64 {
         return None;

@@ -82,12 +82,12 @@ spec:
             "a.yaml:10:63: Pool/web: spec.healthCheck.path: a path starts with `/` and has up to 1024 printable characters without spaces",
             "a.yaml:10:78: Pool/web: spec.healthCheck.rise: `0` is not a whole number from 1 to 255",
             "a.yaml:12:13: apiVersion: `marchproxy/v2` is not marchproxy/v1",
-            "a.yaml:13:7: kind: `Servce` is not a kind (did you mean `Service`?); the kinds are Port, Service, Pool, Rule",
+            "a.yaml:13:7: kind: `Servce` is not a kind (did you mean `Service`?); the kinds are Port, Service, Pool, Rule, AddressSet, RateLimit, Mapping",
             "a.yaml:14:19: metadata.name: `Web` is not a name: 1 to 63 characters of a-z, 0-9 and `-`, with a letter or digit at both ends",
             "a.yaml:21:13: Rule/r: spec.priority: `-1` is not a whole number from 0 to 1000000",
             "a.yaml:22:22: Rule/r: spec.match.sources[0]: `10.0.0.1/8` has host bits set; write 10.0.0.0/8 for the network or 10.0.0.1 for the one address",
             "a.yaml:22:62: Rule/r: spec.match.sourcePorts[0]: `9-2` runs backwards; write 2-9",
-            "a.yaml:23:11: Rule/r: spec.action: `deny` is not an action; write allow or drop",
+            "a.yaml:23:11: Rule/r: spec.action: `deny` is not an action; write allow, drop, reject, count, punt or redirect",
             "a.yaml:24:3: the field `action` is given twice",
         ]
     );

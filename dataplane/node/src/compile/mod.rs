@@ -125,7 +125,7 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
     ids.services
         .assign(names)
         .map_err(|(name, error)| refused(format!("Service/{name}"), "metadata.name", error))?;
-    let rules = rules(inputs.state);
+    let rules = rules(inputs.state)?;
     ids.rules
         .assign(rules.iter().map(|rule| rule.name.to_string()))
         .map_err(|(name, error)| refused(format!("Rule/{name}"), "metadata.name", error))?;
@@ -166,12 +166,12 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
 }
 
 /// A list in which everything stands at its number.
-fn named<T: Clone>(
+fn named<T: Clone, L: From<Vec<T>>>(
     slots: &Slots<String>,
     vacant: &T,
     items: Vec<T>,
     name: impl Fn(&T) -> &str,
-) -> Arc<[T]> {
+) -> L {
     let keyed = items.into_iter().map(|item| (name(&item).to_owned(), item));
     slots.by_position(vacant, keyed).into()
 }
@@ -287,7 +287,18 @@ fn pools(inputs: &Inputs<'_>, slots: &Slots<BackendKey>) -> Vec<PoolConfig> {
         .collect()
 }
 
-fn rules(state: &State) -> Vec<Rule> {
+fn rules(state: &State) -> Result<Vec<Rule>, Vec<FieldError>> {
+    let redirects = state
+        .rules()
+        .filter(|(_, rule)| rule.redirect.is_some())
+        .map(|(metadata, _)| {
+            let message = "this node does not redirect".to_owned();
+            FieldError::of_document(format!("Rule/{}", metadata.name), "spec.redirect", message)
+        });
+    let refused: Vec<FieldError> = redirects.collect();
+    if !refused.is_empty() {
+        return Err(refused);
+    }
     let prefixes = |list: &[march_model::Prefix]| {
         list.iter()
             .filter_map(|one| wire_prefix(*one).ok())
@@ -301,7 +312,7 @@ fn rules(state: &State) -> Vec<Rule> {
             })
             .collect()
     };
-    state
+    Ok(state
         .rules()
         .map(|(metadata, rule)| Rule {
             name: metadata.name.as_str().into(),
@@ -313,11 +324,14 @@ fn rules(state: &State) -> Vec<Rule> {
             protocol: rule.matches.protocol.map(march_model::Protocol::number),
             action: match rule.action {
                 march_model::Action::Allow => Action::Allow,
-                march_model::Action::Drop => Action::Drop,
+                march_model::Action::Drop | march_model::Action::Redirect => Action::Drop,
+                march_model::Action::Reject => Action::Reject,
+                march_model::Action::Count => Action::Count,
+                march_model::Action::Punt => Action::Punt,
             },
             ..Rule::vacant()
         })
-        .collect()
+        .collect())
 }
 
 fn targets(state: &State, slots: &Slots<BackendKey>) -> Vec<ProbeTarget> {
