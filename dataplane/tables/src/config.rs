@@ -10,7 +10,7 @@ use std::sync::Arc;
 use march_wire::tuple::IpPrefix;
 
 use crate::{
-    AddressSet, BackendId, BackendState, Limit, PortId, PortTable, Rule, Service, ServiceId,
+    AddressSet, BackendId, BackendState, Limit, PortId, PortTable, RuleList, Service, ServiceId,
 };
 
 /// Everything that one node's lcores need to know. Positions in `ports`, `services`, `pools`, `rules`, `sets` and `limits` are
@@ -26,7 +26,7 @@ pub struct Config {
     /// Pools, by [`crate::PoolId`].
     pub pools: Arc<[PoolConfig]>,
     /// Rules, by [`crate::RuleId`]; order of evaluation is by priority, then name.
-    pub rules: Arc<[Rule]>,
+    pub rules: RuleList,
     /// Address sets, by [`crate::SetId`].
     pub sets: Arc<[AddressSet]>,
     /// Limits, by [`crate::LimitId`]; the numbers stay from one configuration to the next, since buckets go by them.

@@ -17,8 +17,8 @@ use entry::{Entry, Probe};
 use list::List;
 
 use crate::{
-    Action, AddressSet, BuildError, NONE, PortRange, Rule, RuleId, SetId, Subject, Treatment,
-    TreatmentId, Vlan,
+    Action, AddressSet, BuildError, NONE, PortRange, Rule, RuleId, RuleList, SetId, Subject,
+    Treatment, TreatmentId, Vlan,
 };
 
 /// The rule that decided.
@@ -41,21 +41,21 @@ pub struct Rules {
     v4: List<u32>,
     v6: List<u128>,
     has_allow: bool,
-    source: Arc<[Rule]>,
+    source: RuleList,
     sets: Arc<[AddressSet]>,
     treatments: Arc<[Treatment]>,
 }
 
 impl Rules {
     /// Compiles rules; the order given does not matter.
-    pub(crate) fn new(source: &Arc<[Rule]>, sets: &Arc<[AddressSet]>) -> Result<Self, BuildError> {
+    pub(crate) fn new(source: &RuleList, sets: &Arc<[AddressSet]>) -> Result<Self, BuildError> {
         if source.len() > MAX_RULES {
             return Err(BuildError::TooMany {
                 what: "rules",
                 count: source.len(),
             });
         }
-        if let Some((rule, range)) = source.iter().find_map(backwards) {
+        if let Some((rule, range)) = source.iter().find_map(|rule| backwards(rule)) {
             return Err(BuildError::RulePorts {
                 rule: rule.name.clone(),
                 first: range.first,
@@ -63,7 +63,7 @@ impl Rules {
             });
         }
         let mut order: Vec<(RuleId, &Rule)> = (0..)
-            .zip(&**source)
+            .zip(source.iter().map(|rule| &**rule))
             .filter(|(_, rule)| !rule.is_vacant())
             .collect();
         order.sort_by_key(|(id, rule)| (rule.priority, &rule.name, *id));
@@ -74,7 +74,7 @@ impl Rules {
             v4: List::new(of_order().filter_map(|(id, rule)| Entry::new(rule, id, of(rule)))),
             v6: List::new(of_order().filter_map(|(id, rule)| Entry::new(rule, id, of(rule)))),
             has_allow: source.iter().any(|rule| rule.action.carries_transit()),
-            source: Arc::clone(source),
+            source: source.clone(),
             sets: Arc::clone(sets),
             treatments: treatments.into(),
         })
@@ -162,7 +162,7 @@ impl Rules {
 
     /// The rule as configured, if the id is in bounds.
     pub fn get(&self, id: RuleId) -> Option<&Rule> {
-        self.source.get(usize::try_from(id).ok()?)
+        self.source.get(id).map(|rule| &**rule)
     }
 
     /// How many there are.
@@ -175,13 +175,13 @@ impl Rules {
         self.source.is_empty()
     }
 
-    pub(crate) fn source(&self) -> &Arc<[Rule]> {
+    pub(crate) fn source(&self) -> &RuleList {
         &self.source
     }
 }
 
 /// The distinct treatments of rules, the plain one aside.
-fn treatments(rules: &[Rule]) -> Result<Vec<Treatment>, BuildError> {
+fn treatments(rules: &RuleList) -> Result<Vec<Treatment>, BuildError> {
     let mut seen = std::collections::BTreeSet::new();
     let distinct: Vec<Treatment> = rules
         .iter()
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn no_rules_no_match_and_no_transit() {
-        let rules = Rules::new(&Arc::from([]), &Arc::from([])).expect("nothing to refuse");
+        let rules = Rules::new(&RuleList::default(), &Arc::from([])).expect("nothing to refuse");
         let any = tuple(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, (1, 2), 6);
         assert_eq!(rules.classify(&any), None);
         assert!(!rules.has_allow());
@@ -375,7 +375,7 @@ mod tests {
             protocol: None,
             ..Rule::vacant()
         };
-        let error = Rules::new(&Arc::from([rule]), &Arc::from([])).expect_err("refused");
+        let error = Rules::new(&RuleList::from([rule]), &Arc::from([])).expect_err("refused");
         assert_eq!(
             error.to_string(),
             "rule \"odd\": port range 9-8 is backwards"

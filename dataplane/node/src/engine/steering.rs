@@ -75,11 +75,11 @@ mod tests {
     #[test]
     fn transit_reaches_the_socket_only_where_a_rule_may_allow_it() {
         let mut config = Config {
-            rules: Arc::from([rule(Action::Drop)]),
+            rules: [rule(Action::Drop)].into(),
             ..Config::default()
         };
         assert_eq!(address_set(&config).transit, Transit::Denied);
-        config.rules = Arc::from([rule(Action::Drop), rule(Action::Allow)]);
+        config.rules = [rule(Action::Drop), rule(Action::Allow)].into();
         assert_eq!(address_set(&config).transit, Transit::Judged);
     }
 

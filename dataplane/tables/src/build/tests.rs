@@ -375,7 +375,9 @@ fn whatever_flows_are_judged_by_moves_both_epochs() {
     type Change = fn(&mut Config);
     let changes: [(&str, Change); 8] = [
         ("a rule's action", |config| {
-            edit(&mut config.rules, |rules| rules[0].action = Action::Drop);
+            let mut rule = config.rules[0].clone();
+            rule.action = Action::Drop;
+            config.rules.set(0, Arc::new(rule));
         }),
         ("a service's address", |config| {
             edit(&mut config.services, |services| {
@@ -481,7 +483,7 @@ fn the_epoch_wraps_past_zero() {
     let mut config = config();
     let mut first = build(&config, None).expect("the first generation");
     first.epoch = u16::MAX;
-    edit(&mut config.rules, Vec::clear);
+    config.rules = crate::RuleList::default();
     let second = build(&config, Some(&first)).expect("the second generation");
     assert_eq!(second.epoch, 1);
 }
