@@ -7,12 +7,12 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use crossbeam_queue::ArrayQueue;
 use march_lcore::{Clock, Lcore, LcoreCounters, Parts, frame_ring};
-use march_pipeline::{Counters, Limits, Now, Pipeline, Settings};
+use march_pipeline::{Counters, Limits, NoMirror, Now, Pipeline, Settings};
 use march_port::Port;
 use march_tables::{Action, PortRange};
 use march_tables::{
     Affinity, Algorithm, BackendState, Config, Generation, MirroredNeighbour, MirroredRoute, Mode,
-    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortTable, RouteTarget, Rule, Service,
+    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortTable, RouteTarget, Rule, RuleList, Service,
     Timeouts,
 };
 use march_wire::tuple::IpPrefix;
@@ -143,7 +143,8 @@ fn host(value: u32) -> IpPrefix {
     IpPrefix::new(address(value), 32).expect("32 bits of 32")
 }
 
-fn config(timeout_ms: u32) -> Config {
+/// Two ports, services with their pool, routes, neighbours and a few rules.
+pub fn config(timeout_ms: u32) -> Config {
     let timeouts = Timeouts {
         syn_ms: timeout_ms,
         established_ms: timeout_ms,
@@ -240,7 +241,7 @@ fn config(timeout_ms: u32) -> Config {
 }
 
 /// A few rules that match none of the traffic: first packets have to look.
-fn rules() -> Arc<[Rule]> {
+fn rules() -> RuleList {
     (0..16_u32)
         .map(|number| Rule {
             name: format!("deny-{number}").into(),
@@ -389,7 +390,7 @@ impl Product {
         let frames = &mut self.frames[first..first + count];
         let verdicts = &mut self.verdicts[..count];
         self.pipeline
-            .process(&self.generation, now, ingress, frames, verdicts);
+            .process(&self.generation, now, ingress, frames, verdicts, &mut NoMirror);
         for ((frame, verdict), sent) in frames.iter().zip(verdicts).zip(&mut self.sent[first..]) {
             match verdict {
                 Verdict::Forward { port } => *sent = (frame.line, frame.len, u32::from(*port)),

@@ -109,7 +109,7 @@ pub struct Flow<A> {
     packets: [u32; 2],
     /// When a packet of either direction was last seen, milliseconds of the lcore's clock, wrapping.
     pub last_seen_ms: u32,
-    bytes_high: [u16; 2],
+    bytes_high: [u8; 2],
     /// One's complement change of the address words, direction forward; the reverse is its complement. For the IPv4 header checksum.
     pub address_delta: u16,
     /// The same of addresses and ports together. For the TCP, UDP and ICMPv6 checksums.
@@ -120,8 +120,11 @@ pub struct Flow<A> {
     pub backend: u16,
     /// Adjacency by direction. Forward packets of a service go where the backend's adjacency says instead.
     pub next_hop: [u16; 2],
-    /// Generation epoch under which the flow was last allowed.
+    /// Generation epoch under which the flow was last allowed and routed; 0 is never current.
     pub epoch: u16,
+    /// Treatment of the flow's packets, or [`NONE`] for as they are. Means something only under `epoch`, and stands behind it
+    /// so that the hot path compares both at once.
+    pub treatment: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// Life.
@@ -156,6 +159,7 @@ impl<A: AddressPair> Flow<A> {
             backend: NONE,
             next_hop: [NONE; 2],
             epoch: 0,
+            treatment: NONE,
             protocol: forward.protocol,
             state,
         }
@@ -201,8 +205,15 @@ impl<A: AddressPair> Flow<A> {
         self.packets[index] = self.packets[index].wrapping_add(1);
         let (low, carry) = self.bytes_low[index].overflowing_add(len);
         self.bytes_low[index] = low;
-        self.bytes_high[index] = self.bytes_high[index].wrapping_add(u16::from(carry));
+        self.bytes_high[index] = self.bytes_high[index].wrapping_add(u8::from(carry));
         self.last_seen_ms = now_ms;
+    }
+
+    /// Whether the flow was allowed and routed under `epoch` and its packets go as they are.
+    #[inline(always)]
+    pub fn is_plain_under(&self, epoch: u16) -> bool {
+        let word = |epoch: u16, treatment: u16| u32::from(epoch) | u32::from(treatment) << 16;
+        word(self.epoch, self.treatment) == word(epoch, NONE)
     }
 
     /// Packets of a direction, modulo 2^32.
@@ -210,7 +221,7 @@ impl<A: AddressPair> Flow<A> {
         self.packets[direction.index()]
     }
 
-    /// Bytes of a direction, modulo 2^48.
+    /// Bytes of a direction, modulo 2^40.
     pub fn bytes(&self, direction: Direction) -> u64 {
         u64::from(self.bytes_high[direction.index()]) << 32
             | u64::from(self.bytes_low[direction.index()])

@@ -4,6 +4,7 @@ use crate::address::{AddressPair, HashSeed, Key};
 use crate::bucket::{Bucket, WAYS};
 use crate::flow::{Direction, Flow, FlowState};
 use crate::memory::{HugeSlice, prefetch};
+use crate::opening::Opening;
 
 /// Multiplier that turns a tag into the distance to the other bucket. Odd, so that a bucket and its alternate differ
 /// whenever the table has more than one bucket and the tag is not a multiple of the bucket count.
@@ -73,6 +74,8 @@ pub struct FlowTable<A: AddressPair> {
     buckets: HugeSlice<Bucket>,
     bucket_mask: usize,
     flows: HugeSlice<Flow<A>>,
+    /// By flow.
+    openings: HugeSlice<Opening>,
     free: Vec<u32>,
     hand: u32,
     /// Chosen to make room, worst last.
@@ -98,6 +101,7 @@ impl<A: AddressPair> FlowTable<A> {
             buckets: HugeSlice::new(bucket_count)?,
             bucket_mask: bucket_count - 1,
             flows,
+            openings: HugeSlice::new(capacity)?,
             free: (0..=last).rev().collect(),
             hand: 0,
             victims: Vec::with_capacity(VICTIMS),
@@ -121,9 +125,10 @@ impl<A: AddressPair> FlowTable<A> {
         self.free.len() == self.flows.len()
     }
 
-    /// Memory in use, in bytes: flows, index and free list.
+    /// Memory in use, in bytes: flows, openings, index and free list.
     pub fn memory_bytes(&self) -> usize {
         size_of_val(&*self.flows)
+            + size_of_val(&*self.openings)
             + size_of_val(&*self.buckets)
             + self.free.capacity() * size_of::<u32>()
     }
@@ -150,6 +155,7 @@ impl<A: AddressPair> FlowTable<A> {
             .and_then(|at| self.free.get(at));
         if let Some(index) = entry {
             prefetch(&self.flows[*index as usize]);
+            prefetch(&self.openings[*index as usize]);
         }
     }
 
@@ -235,6 +241,16 @@ impl<A: AddressPair> FlowTable<A> {
         &mut self.flows[index as usize]
     }
 
+    /// How a flow was opened. Whatever an earlier flow left there, until it is set.
+    pub fn opening(&self, index: u32) -> Opening {
+        self.openings[index as usize]
+    }
+
+    /// Remembers how a flow was opened.
+    pub fn set_opening(&mut self, index: u32, opening: Opening) {
+        self.openings[index as usize] = opening;
+    }
+
     /// Inserts a flow under both its keys, or under neither. The caller has looked: neither key is in use, and the two
     /// differ.
     pub fn insert(&mut self, flow: Flow<A>) -> Result<u32, InsertError> {
@@ -275,12 +291,12 @@ impl<A: AddressPair> FlowTable<A> {
     }
 
     /// Looks at the next `budget` entries, in a circle, and removes those for which `is_over` holds; `on_removed`
-    /// hears of each. The circle needs no links in the flow and reads memory in order. What is over is first collected, its
+    /// hears of each. `is_over` may change what a flow remembers, but not its keys. The circle needs no links in the flow and reads memory in order. What is over is first collected, its
     /// buckets fetched, and then removed, so that the misses overlap.
     pub fn sweep(
         &mut self,
         budget: usize,
-        is_over: impl Fn(&Flow<A>) -> bool,
+        mut is_over: impl FnMut(&mut Flow<A>) -> bool,
         mut on_removed: impl FnMut(&Flow<A>),
     ) {
         let mut left = budget.min(self.flows.len());
@@ -289,7 +305,7 @@ impl<A: AddressPair> FlowTable<A> {
             while left > 0 && over.len() < SWEPT_AT_ONCE {
                 left -= 1;
                 let index = self.advance_hand();
-                let flow = &self.flows[index as usize];
+                let flow = &mut self.flows[index as usize];
                 if flow.state != FlowState::Free && is_over(flow) {
                     self.prefetch_buckets(index);
                     over.push(index);

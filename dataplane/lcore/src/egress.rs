@@ -118,7 +118,11 @@ fn count(counters: &Counters, id: PortId, origin: Origin, sent: u64, refused: u6
         }
         Origin::Originated(kind) => {
             egress.originated[kind as usize].add(sent);
-            egress.originated_lost.add(refused);
+            let lost = match kind {
+                Originated::Mirror => &egress.mirror_lost,
+                Originated::Gratuitous | Originated::Kernel => &egress.originated_lost,
+            };
+            lost.add(refused);
             return;
         }
     };

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use march_pipeline::{Counters, Held, HoldQueue, Now, Originated, Pipeline, ResolveRequest};
+use march_pipeline::{
+    Counters, Held, HoldQueue, MirrorSink, Now, Originated, Pipeline, ResolveRequest,
+};
 use march_port::{BURST, Frame, Port};
 use march_tables::{Generation, PortId, Reader};
 use march_wire::{Buffer, DropReason, Verdict};
@@ -202,8 +204,9 @@ impl<P: Port> Lcore<P> {
 
         let ingress = port_id(port);
         let verdicts = &mut self.verdicts[..count];
+        let sink = &mut self.wiring;
         self.pipeline
-            .process(generation, now, ingress, &mut self.burst, verdicts);
+            .process(generation, now, ingress, &mut self.burst, verdicts, sink);
         let mut frames = self.burst.drain(..);
         for run in verdicts.chunk_by(|a, b| a == b) {
             let frames = frames.by_ref().take(run.len());
@@ -234,8 +237,9 @@ impl<P: Port> Lcore<P> {
             };
             let mut verdict = [Verdict::Hold];
             let frame = core::slice::from_mut(&mut held.frame);
+            let (ingress, sink) = (held.ingress, &mut self.wiring);
             self.pipeline
-                .process(generation, now, held.ingress, frame, &mut verdict);
+                .process(generation, now, ingress, frame, &mut verdict, sink);
             self.wiring.dispatch_held(held, verdict[0], now);
         }
     }
@@ -399,16 +403,7 @@ impl<P: Port> Wiring<P> {
         let Some(device) = self.ports.get_mut(usize::from(port)) else {
             return;
         };
-        let frame = device.allocate().and_then(|mut frame| {
-            if frame.resize(bytes.len()) {
-                frame.bytes_mut().copy_from_slice(bytes);
-                Some(frame)
-            } else {
-                device.free(frame);
-                None
-            }
-        });
-        match frame {
+        match copy_of(bytes, device) {
             Some(frame) => self.queue(frame, port, Origin::Originated(Originated::Kernel)),
             None => self.counters.ports[usize::from(port)]
                 .originated_lost
@@ -439,6 +434,28 @@ impl<P: Port> Wiring<P> {
             device.poll();
         }
     }
+}
+
+impl<P: Port> MirrorSink for Wiring<P> {
+    fn copy(&mut self, port: PortId, frame: &[u8]) -> bool {
+        let device = self.ports.get_mut(usize::from(port));
+        let Some(copy) = device.and_then(|device| copy_of(frame, device)) else {
+            return false;
+        };
+        self.queue(copy, port, Origin::Originated(Originated::Mirror));
+        true
+    }
+}
+
+/// The bytes in a frame of the port's own; `None` if it has none to spare.
+fn copy_of<P: Port>(bytes: &[u8], device: &mut P) -> Option<Frame> {
+    let mut frame = device.allocate()?;
+    if frame.resize(bytes.len()) {
+        frame.bytes_mut().copy_from_slice(bytes);
+        return Some(frame);
+    }
+    device.free(frame);
+    None
 }
 
 /// The id of a position in the group; [`Lcore::new`] has checked that it fits.

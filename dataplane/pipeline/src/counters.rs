@@ -51,11 +51,13 @@ pub enum Originated {
     Gratuitous,
     /// The kernel's own traffic, through the TAP twin.
     Kernel,
+    /// Copies that a rule asked for.
+    Mirror,
 }
 
 impl Originated {
     /// Every kind, in the order of the discriminants.
-    pub const ALL: [Self; 2] = [Self::Gratuitous, Self::Kernel];
+    pub const ALL: [Self; 3] = [Self::Gratuitous, Self::Kernel, Self::Mirror];
 
     /// Metric label.
     #[must_use]
@@ -63,6 +65,7 @@ impl Originated {
         match self {
             Self::Gratuitous => "gratuitous",
             Self::Kernel => "kernel",
+            Self::Mirror => "mirror",
         }
     }
 }
@@ -116,8 +119,10 @@ pub struct PortCounters {
     pub tx_answered: Counter,
     /// Sent from here of our own accord, by [`Originated`].
     pub originated: [Counter; Originated::ALL.len()],
-    /// Originated frames that the full transmit ring refused; never in `tx_frames`.
+    /// Originated frames that the full transmit ring refused, copies aside; never in `tx_frames`.
     pub originated_lost: Counter,
+    /// Copies that did not leave by this port: over their rate, without a free buffer, or refused by the full transmit ring.
+    pub mirror_lost: Counter,
     /// Partial checksums completed on the way in.
     pub checksums_completed: Counter,
 }

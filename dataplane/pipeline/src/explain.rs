@@ -117,6 +117,7 @@ pub fn explain(
         ingress,
         &mut frames,
         &mut verdicts,
+        &mut crate::mirror::NoMirror,
     );
     let [verdict] = verdicts;
     let [copy] = frames;

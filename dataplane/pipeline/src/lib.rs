@@ -39,6 +39,7 @@ pub use counters::{
 };
 pub use explain::{Explanation, Station, explain};
 pub use hold::{Held, HoldQueue};
+pub use mirror::{MirrorSink, NoMirror};
 pub use pipeline::{Pipeline, Settings};
 
 /// Frames that [`Pipeline::process`] takes at once, at most.

@@ -86,14 +86,15 @@ impl Pipeline {
     }
 
     /// Decides about up to [`BURST`] frames that came in on `ingress`, rewriting those that go on. `verdicts[i]` is about
-    /// `frames[i]`; both have the same length.
-    pub fn process<B: Buffer>(
+    /// `frames[i]`; both have the same length. `sink` gets the copies that rules ask for.
+    pub fn process<B: Buffer, S: MirrorSink>(
         &mut self,
         generation: &Generation,
         now: Now,
         ingress: PortId,
         frames: &mut [B],
         verdicts: &mut [Verdict],
+        sink: &mut S,
     ) {
         assert!(
             frames.len() <= BURST && frames.len() == verdicts.len(),
@@ -144,7 +145,7 @@ impl Pipeline {
                 port,
                 now,
             };
-            self.process_slow(&context, left, frames, verdicts);
+            self.process_slow(&context, left, frames, verdicts, sink);
         }
     }
 
@@ -198,12 +199,13 @@ impl Pipeline {
     /// Everything that the fast path left, in the order in which it came.
     #[cold]
     #[inline(never)]
-    fn process_slow<B: Buffer>(
+    fn process_slow<B: Buffer, S: MirrorSink>(
         &mut self,
         context: &Context<'_>,
         left: Left,
         frames: &mut [B],
         verdicts: &mut [Verdict],
+        sink: &mut S,
     ) {
         if left.v4 & left.v4.wrapping_sub(1) != 0 {
             self.v4
@@ -232,6 +234,11 @@ impl Pipeline {
                 Ok(packet) => self.slow(context, frame, &packet, index),
                 Err(reason) => Verdict::Drop(reason),
             };
+            if matches!(verdict, Verdict::Forward { .. }) {
+                self.shared.mirrors.send(sink, &self.shared.counters);
+            } else {
+                self.shared.mirrors.forget();
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! One address family's half of a pipeline: its flows, its stage of the burst, and what is counted when flows come and go.
 
 use march_flow::{Flow, FlowHandle, FlowState, FlowTable, InsertError};
-use march_tables::{Generation, Timeouts};
+use march_tables::{Generation, MAX_EPOCH_AGE, Timeouts};
 
 use crate::BURST;
 use crate::burst::Stage;
@@ -68,7 +68,8 @@ impl<F: IpVersion> Side<F> {
         counters.flows.live[F::INDEX].set(self.flows.len() as u64);
     }
 
-    /// Looks at the next `budget` entries and removes the flows whose time is over.
+    /// Looks at the next `budget` entries and removes the flows whose time is over. Flows that remember an epoch of long ago
+    /// forget it, before it could be taken for a new one: the number wraps.
     pub fn expire(
         &mut self,
         budget: usize,
@@ -79,7 +80,12 @@ impl<F: IpVersion> Side<F> {
         if self.flows.is_empty() {
             return;
         }
-        let is_over = |flow: &Flow<F::Pair>| flow.idle_ms(now.ms) >= timeout_ms(flow, generation);
+        let is_over = |flow: &mut Flow<F::Pair>| {
+            if generation.age_of(flow.epoch) > MAX_EPOCH_AGE {
+                flow.epoch = 0;
+            }
+            flow.idle_ms(now.ms) >= timeout_ms(flow, generation)
+        };
         self.flows.sweep(budget, is_over, |flow| {
             counters.flows.expired.add(1);
             forget(flow, counters);

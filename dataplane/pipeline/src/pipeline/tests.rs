@@ -67,6 +67,23 @@ struct World {
     generation: Generation,
     pipeline: Pipeline,
     now: Now,
+    copies: Copies,
+}
+
+/// Copies that were made, in order, and whether there are no more buffers.
+#[derive(Default)]
+struct Copies {
+    made: Vec<(PortId, Vec<u8>)>,
+    is_dry: bool,
+}
+
+impl crate::MirrorSink for Copies {
+    fn copy(&mut self, port: PortId, frame: &[u8]) -> bool {
+        if !self.is_dry {
+            self.made.push((port, frame.to_vec()));
+        }
+        !self.is_dry
+    }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -187,6 +204,7 @@ impl World {
             generation,
             pipeline,
             now: Now { ms: 1_000 },
+            copies: Copies::default(),
         }
     }
 
@@ -204,6 +222,7 @@ impl World {
             ingress,
             &mut frames,
             &mut verdicts,
+            &mut self.copies,
         );
         (verdicts[0], frames[0].bytes().to_vec())
     }
@@ -859,6 +878,7 @@ fn crowded_buckets_cost_no_other_flow() {
         generation,
         pipeline,
         now: Now { ms: 1_000 },
+        copies: Copies::default(),
     };
     let pair = |port: u16| {
         let [a, b, c, d] = [198, 51, 100, 7];
@@ -1020,9 +1040,14 @@ fn a_burst_of_both_families_keeps_each_verdict_with_its_frame() {
         frames.push(TestFrame::new(&packet));
     }
     let mut verdicts = vec![Verdict::Hold; 64];
-    world
-        .pipeline
-        .process(&world.generation, world.now, 0, &mut frames, &mut verdicts);
+    world.pipeline.process(
+        &world.generation,
+        world.now,
+        0,
+        &mut frames,
+        &mut verdicts,
+        &mut world.copies,
+    );
     for (index, (verdict, frame)) in verdicts.iter().zip(&frames).enumerate() {
         if index % 4 == 3 {
             assert_eq!(*verdict, Verdict::Drop(DropReason::NoService));
@@ -1111,7 +1136,7 @@ proptest::proptest! {
         for ingress in [0, 1] {
             let mut burst: Vec<TestFrame> = frames.iter().map(|bytes| TestFrame::new(bytes)).collect();
             let mut verdicts = vec![Verdict::Hold; burst.len()];
-            world.pipeline.process(&world.generation, world.now, ingress, &mut burst, &mut verdicts);
+            world.pipeline.process(&world.generation, world.now, ingress, &mut burst, &mut verdicts, &mut world.copies);
             for ((verdict, after), before) in verdicts.iter().zip(&burst).zip(&frames) {
                 if !matches!(verdict, Verdict::Forward { .. } | Verdict::Answer { .. }) {
                     proptest::prop_assert_eq!(after.bytes(), &before[..]);
