@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::apply::{self, Terms};
 use crate::shared::Shared;
-use crate::{backends, errors, observe, peer};
+use crate::{ask, backends, errors, observe, peer};
 
 /// How many revisions history shows unless the call says.
 const DEFAULT_HISTORY: u32 = 50;
@@ -133,18 +133,7 @@ impl v1::control_server::Control for Api {
         } = request.into_inner();
         let kind: Option<Kind> = optional(&kind)?;
         let name: Option<Name> = optional(&name)?;
-        let desired = self.shared.desired();
-        let (revision, state) = if revision == 0 || revision == desired.revision {
-            (desired.revision, desired.state)
-        } else {
-            let found = self
-                .shared
-                .with_store(move |_, store| store.state_at(revision).map_err(errors::store))
-                .await?;
-            let missing =
-                || errors::store(march_store::StoreError::NoRevision { number: revision });
-            (revision, Arc::new(found.ok_or_else(missing)?))
-        };
+        let (revision, state) = self.shared.state_at(revision).await?;
         let is_wanted = |key: &Key| {
             kind.is_none_or(|kind| key.kind == kind)
                 && name.as_ref().is_none_or(|name| key.name == *name)
@@ -225,10 +214,28 @@ impl v1::control_server::Control for Api {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        let explanation = observe::explain(&self.shared, request.into_inner()).await?;
+        let explanation = ask::explain(&self.shared, request.into_inner()).await?;
         Ok(Response::new(v1::ExplainResponse {
             explanation: Some(explanation),
         }))
+    }
+
+    type TraceStream = Pin<Box<dyn Stream<Item = Result<v1::TraceEvents, Status>> + Send>>;
+
+    async fn trace(
+        &self,
+        request: Request<v1::TraceRequest>,
+    ) -> Result<Response<Self::TraceStream>, Status> {
+        let events = ask::trace(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    async fn get_rule_hits(
+        &self,
+        request: Request<v1::RuleHitsRequest>,
+    ) -> Result<Response<v1::RuleHitsResponse>, Status> {
+        let name: Option<Name> = optional(&request.into_inner().node)?;
+        ask::rule_hits(&self.shared, name).await.map(Response::new)
     }
 
     async fn set_backend_state(

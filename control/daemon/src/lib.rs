@@ -10,6 +10,7 @@
 
 mod api;
 mod apply;
+mod ask;
 mod backends;
 mod convergence;
 mod errors;

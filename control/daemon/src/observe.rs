@@ -1,21 +1,17 @@
-//! Looking at nodes: drops as they happen, and questions.
+//! Looking at nodes: drops as they happen.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use march_model::Name;
 use march_proto::v1;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tonic::Status;
 
-use crate::nodes::{Question, Report};
+use crate::nodes::Report;
 use crate::shared::Shared;
 
-/// The time for an answer unless the call gives one.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(2);
-/// The longest that a call may wait for an answer.
-const MAX_DEADLINE: Duration = Duration::from_secs(30);
 /// How many reports wait for a slow watcher.
 const WATCH_QUEUE: usize = 16;
 
@@ -99,61 +95,4 @@ fn drop_report(
             .collect();
     }
     report
-}
-
-/// Asks a node what would happen to a packet.
-pub(crate) async fn explain(
-    shared: &Shared,
-    request: v1::ExplainRequest,
-) -> Result<v1::Explanation, Status> {
-    let node = match request.node.as_str() {
-        "" => only_node(shared)?,
-        name => name.parse().map_err(Status::invalid_argument)?,
-    };
-    let query = request
-        .query
-        .ok_or_else(|| Status::invalid_argument("no packet is given"))?;
-    let within = match request.deadline_ms {
-        0 => DEFAULT_DEADLINE,
-        given => Duration::from_millis(given.into()).min(MAX_DEADLINE),
-    };
-    let (answer, answered) = oneshot::channel();
-    let question = Question {
-        query: v1::query::Query::Explain(query),
-        deadline: Instant::now() + within,
-        answer,
-    };
-    shared
-        .nodes
-        .ask(&node, question)
-        .map_err(Status::unavailable)?;
-    let reply = tokio::time::timeout(within, answered).await;
-    let reply =
-        reply.map_err(|_| Status::unavailable(format!("node {node} did not answer in time")))?;
-    let reply =
-        reply.map_err(|_| Status::unavailable(format!("node {node} went away or is too busy")))?;
-    match reply.reply {
-        Some(v1::query_reply::Reply::Explanation(explanation)) => Ok(explanation),
-        Some(v1::query_reply::Reply::Error(error)) => {
-            Err(Status::invalid_argument(format!("node {node}: {error}")))
-        }
-        None => Err(Status::internal(format!(
-            "node {node} gave an empty answer"
-        ))),
-    }
-}
-
-fn only_node(shared: &Shared) -> Result<Name, Status> {
-    let connected = shared.nodes.connected();
-    match connected.as_slice() {
-        [only] => Ok(only.clone()),
-        [] => Err(Status::unavailable("no node is connected")),
-        several => {
-            let names: Vec<&str> = several.iter().map(Name::as_str).collect();
-            Err(Status::invalid_argument(format!(
-                "name a node: {}",
-                names.join(", ")
-            )))
-        }
-    }
 }

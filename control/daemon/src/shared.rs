@@ -9,6 +9,7 @@ use march_store::{AdminState, BackendAdmin, Store, StoreError};
 use tokio::sync::watch;
 use tonic::Status;
 
+use crate::errors;
 use crate::nodes::Nodes;
 
 /// What the nodes should run. Replaced as a whole, after the commit.
@@ -56,6 +57,19 @@ impl Shared {
     /// What the nodes should run now.
     pub fn desired(&self) -> Desired {
         self.desired.borrow().clone()
+    }
+
+    /// The documents of a revision; 0 is the head.
+    pub async fn state_at(self: &Arc<Self>, revision: u64) -> Result<(u64, Arc<State>), Status> {
+        let desired = self.desired();
+        if revision == 0 || revision == desired.revision {
+            return Ok((desired.revision, desired.state));
+        }
+        let found = self
+            .with_store(move |_, store| store.state_at(revision).map_err(errors::store))
+            .await?;
+        let missing = || errors::store(StoreError::NoRevision { number: revision });
+        Ok((revision, Arc::new(found.ok_or_else(missing)?)))
     }
 
     /// Follows what the nodes should run.

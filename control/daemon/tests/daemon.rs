@@ -501,6 +501,7 @@ async fn questions_are_answered_by_the_node_or_in_time() {
         node: node.to_owned(),
         query: Some(v1::ExplainQuery::default()),
         deadline_ms,
+        ..Default::default()
     };
     let absent = client.explain(question("", 0)).await.unwrap_err();
     assert_eq!(
