@@ -16,6 +16,7 @@ mod floor;
 mod memory;
 mod pipeline;
 mod product;
+mod rules;
 mod traffic;
 mod veth;
 
@@ -36,6 +37,8 @@ struct Arguments {
 enum Command {
     /// Nanoseconds per packet of the pipeline in memory, next to the floor.
     Pipeline(pipeline::Options),
+    /// Rule lookups and changes of single rules, next to DPDK's `rte_acl`.
+    Rules(rules::Options),
     /// Frames per second over DPDK's virtual devices, next to testpmd.
     Dpdk(dpdk::Options),
     /// Frames per second through veth, next to the kernel and to testpmd.
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     let _session = clock::Session::prioritise();
     match arguments.command.unwrap_or(Command::All) {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Rules(options) => rules::run(&options),
         Command::Dpdk(options) => dpdk::run(&options),
         Command::Veth(options) => veth::run(&options),
         Command::All => all(),
@@ -58,7 +62,7 @@ fn main() -> anyhow::Result<()> {
 /// Each in a process of its own: what one left in caches, affinity or DPDK's state is not the next one's.
 fn all() -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
-    for name in ["pipeline", "dpdk", "veth"] {
+    for name in ["pipeline", "rules", "dpdk", "veth"] {
         println!("== {name}");
         let status = std::process::Command::new(&program).arg(name).status()?;
         anyhow::ensure!(status.success(), "{name} failed");
