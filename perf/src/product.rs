@@ -12,8 +12,8 @@ use march_port::Port;
 use march_tables::{Action, PortRange};
 use march_tables::{
     Affinity, Algorithm, BackendState, Config, Generation, MirroredNeighbour, MirroredRoute, Mode,
-    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortTable, RouteTarget, Rule, RuleList, Service,
-    Timeouts,
+    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortTable, RouteTarget, Rule, RuleList,
+    Service, Timeouts,
 };
 use march_wire::tuple::IpPrefix;
 use march_wire::{Buffer, Verdict};
@@ -389,8 +389,14 @@ impl Product {
     fn burst(&mut self, first: usize, count: usize, ingress: u16, now: Now) {
         let frames = &mut self.frames[first..first + count];
         let verdicts = &mut self.verdicts[..count];
-        self.pipeline
-            .process(&self.generation, now, ingress, frames, verdicts, &mut NoMirror);
+        self.pipeline.process(
+            &self.generation,
+            now,
+            ingress,
+            frames,
+            verdicts,
+            &mut NoMirror,
+        );
         for ((frame, verdict), sent) in frames.iter().zip(verdicts).zip(&mut self.sent[first..]) {
             match verdict {
                 Verdict::Forward { port } => *sent = (frame.line, frame.len, u32::from(*port)),
