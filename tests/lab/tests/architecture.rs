@@ -19,9 +19,10 @@ const MAY_SEE: &[(&str, &[&str])] = &[
     ("march-wire", &[]),
     ("march-flow", &["march-wire"]),
     ("march-tables", &["march-wire"]),
+    ("march-policy", &["march-wire", "march-tables"]),
     (
         "march-pipeline",
-        &["march-wire", "march-flow", "march-tables"],
+        &["march-wire", "march-flow", "march-tables", "march-policy"],
     ),
     ("march-dpdk", &[]),
     ("march-bpf-abi", &["march-wire"]),
@@ -68,8 +69,8 @@ const MAY_SEE: &[(&str, &[&str])] = &[
     ("march-lab", &["march-proto", "march-wire"]),
 ];
 
-/// Crates that look at everything: benchmarks, and vectors that are run on every tier.
-const SEES_ALL: [&str; 2] = ["march-perf", "march-vectors"];
+/// Crates that look at everything: benchmarks, vectors that are run on every tier, and what compares tiers with the reference.
+const SEES_ALL: [&str; 3] = ["march-perf", "march-vectors", "march-differential"];
 
 /// Names that say nothing about what lives in a module.
 const VAGUE: [&str; 8] = [
