@@ -22,9 +22,9 @@ mod tree;
 pub use chunk::{Chunk, Chunks, ContentError, MAX_CHUNK_BYTES, Memory};
 pub use list::{LineError, List, ListError, MAX_LINE_ERRORS};
 pub use tree::{
-    Content, Difference, Edited, build, difference, edit, lacking, longest, prefixes_of, reachable,
-    walk,
+    Content, Difference, Edited, build, count, difference, edit, lacking, longest, prefixes_of,
+    reachable, walk,
 };
 
 /// The most prefixes that one set holds.
-pub const MAX_PREFIXES: usize = 2_000_000;
+pub const MAX_PREFIXES: usize = march_model::MAX_SET_PREFIXES as usize;

@@ -148,12 +148,29 @@ pub fn prefixes_of(chunks: &dyn Chunks, leaf: &ContentHash) -> Result<Vec<Prefix
     Ok(prefixes)
 }
 
-/// Every chunk of a content, the root first.
+/// Every chunk of these contents. What they share is read once.
 pub fn reachable(
     chunks: &dyn Chunks,
-    root: &ContentHash,
-) -> Result<Vec<ContentHash>, ContentError> {
-    Ok(Listing::read(chunks, root)?.hashes().collect())
+    roots: &[ContentHash],
+) -> Result<BTreeSet<ContentHash>, ContentError> {
+    let mut seen = BTreeSet::new();
+    for root in roots {
+        if !seen.insert(*root) {
+            continue;
+        }
+        for branch in chunk::read_root(root, &chunks.read(root)?)? {
+            if seen.insert(branch.hash) {
+                let leaves = chunk::read_branch(&branch.hash, &chunks.read(&branch.hash)?)?;
+                seen.extend(leaves.into_iter().map(|leaf| leaf.hash));
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// How many prefixes a content has, from the bytes of its root.
+pub fn count(root: &ContentHash, bytes: &[u8]) -> Result<usize, ContentError> {
+    Ok(chunk::read_root(root, bytes)?.iter().map(size).sum())
 }
 
 /// The chunks that are not here and whose names are known: the root, or else branches, or else leaves. None when the

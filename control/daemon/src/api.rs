@@ -8,11 +8,11 @@ use march_proto::v1;
 use march_store::Revision;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::apply::{self, Terms};
 use crate::shared::Shared;
-use crate::{ask, backends, errors, observe, peer};
+use crate::{ask, backends, errors, observe, peer, sets};
 
 /// How many revisions history shows unless the call says.
 const DEFAULT_HISTORY: u32 = 50;
@@ -256,6 +256,36 @@ impl v1::control_server::Control for Api {
     ) -> Result<Response<v1::BackendStatesResponse>, Status> {
         let states = self.shared.desired().admins.to_vec();
         Ok(Response::new(v1::BackendStatesResponse { states }))
+    }
+
+    async fn set_load(
+        &self,
+        request: Request<Streaming<v1::SetLoadRequest>>,
+    ) -> Result<Response<v1::SetLoadResponse>, Status> {
+        let author = peer::name_of(&request);
+        sets::load(&self.shared, author, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    type SetExportStream =
+        Pin<Box<dyn Stream<Item = Result<v1::SetExportResponse, Status>> + Send>>;
+
+    async fn set_export(
+        &self,
+        request: Request<v1::SetExportRequest>,
+    ) -> Result<Response<Self::SetExportStream>, Status> {
+        let lists = sets::export(&self.shared, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(lists))))
+    }
+
+    async fn set_contains(
+        &self,
+        request: Request<v1::SetContainsRequest>,
+    ) -> Result<Response<v1::SetContainsResponse>, Status> {
+        sets::contains(&self.shared, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn info(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use march_content::Chunk;
 use march_model::{Batch, Invalid, Key, MAX_TOTAL_BYTES, Name, Others, Plan, Source, State};
 use march_proto::{status, v1};
 use march_store::{Author, Store};
@@ -81,12 +82,37 @@ pub(crate) async fn check(
     .await
 }
 
+/// A plan with the contents that it needs stored.
+pub(crate) struct Change<T> {
+    pub plan: Plan,
+    pub chunks: Vec<Chunk>,
+    /// What to tell of it besides.
+    pub more: T,
+}
+
 /// Commits what `change` makes of the head, tells the nodes, and waits for them if the terms say so.
 pub(crate) async fn commit(
     shared: &Arc<Shared>,
     terms: Terms,
     change: impl FnOnce(&State, &Store) -> Result<Plan, Status> + Send + 'static,
 ) -> Result<v1::ApplyResponse, Status> {
+    let change = |state: &State, store: &Store| {
+        change(state, store).map(|plan| Change {
+            plan,
+            chunks: Vec::new(),
+            more: (),
+        })
+    };
+    let (response, ()) = commit_with(shared, terms, change).await?;
+    Ok(response)
+}
+
+/// The same for a change that brings contents.
+pub(crate) async fn commit_with<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    terms: Terms,
+    change: impl FnOnce(&State, &Store) -> Result<Change<T>, Status> + Send + 'static,
+) -> Result<(v1::ApplyResponse, T), Status> {
     let Terms {
         author,
         base_revision,
@@ -101,9 +127,9 @@ pub(crate) async fn commit(
             };
             return Err(errors::store(error));
         }
-        let plan = change(&head.state, store)?;
+        let Change { plan, chunks, more } = change(&head.state, store)?;
         let revision = store
-            .commit(head.revision, &plan, &author)
+            .commit_with(head.revision, &plan, &chunks, &author)
             .map_err(errors::store)?;
         // Before the nodes hear of it: who comes later is not waited for.
         let nodes = shared.nodes.connected();
@@ -117,9 +143,9 @@ pub(crate) async fn commit(
                 nodes = nodes.len(),
             );
         }
-        Ok((revision, revision != head.revision, plan, nodes))
+        Ok((revision, revision != head.revision, plan, nodes, more))
     };
-    let (revision, is_new, plan, nodes) = shared.with_store(work).await?;
+    let (revision, is_new, plan, nodes, more) = shared.with_store(work).await?;
     let mut response = respond(revision, &plan);
     response.set_outcome(if is_new {
         v1::Outcome::Committed
@@ -129,7 +155,7 @@ pub(crate) async fn commit(
     if wait_ms > 0 {
         await_nodes(shared, &mut response, &nodes, wait_ms).await;
     }
-    Ok(response)
+    Ok((response, more))
 }
 
 async fn await_nodes(

@@ -19,6 +19,7 @@ mod nodes;
 mod observe;
 mod peer;
 mod session;
+mod sets;
 mod shared;
 mod socket;
 

@@ -17,6 +17,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::nodes::{Progress, Question, Seat};
+use crate::sets;
 use crate::shared::{Desired, Shared};
 
 /// How long a node may take to say who it is.
@@ -63,7 +64,7 @@ impl v1::node_server::Node for Sessions {
 }
 
 async fn run(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut inbound: Streaming<v1::NodeMessage>,
     outbound: &Outbound,
 ) -> Result<(), Status> {
@@ -116,6 +117,8 @@ struct Session<'a> {
     queue: VecDeque<daemon_message::Message>,
     open_queries: HashMap<u64, OpenQuery>,
     next_query: u64,
+    /// Chunks that the node asked for are being read.
+    is_reading_chunks: bool,
     heard: Instant,
 }
 
@@ -137,13 +140,14 @@ impl<'a> Session<'a> {
             queue: VecDeque::new(),
             open_queries: HashMap::new(),
             next_query: 1,
+            is_reading_chunks: false,
             heard: Instant::now(),
         }
     }
 
     async fn drive(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         inbound: &mut Streaming<v1::NodeMessage>,
         outbound: &Outbound,
         questions: &mut mpsc::Receiver<Question>,
@@ -152,12 +156,16 @@ impl<'a> Session<'a> {
         let mut changes = shared.nodes.changes();
         let mut stop = shared.stop.clone();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let (read, mut chunks) = mpsc::channel(1);
         let start = desired.borrow_and_update().clone();
         self.on_start(&start);
         loop {
             tokio::select! {
                 message = inbound.next() => match message.transpose()? {
                     None => return Ok(()),
+                    Some(v1::NodeMessage {
+                        message: Some(node_message::Message::ChunkRequest(request)),
+                    }) => self.on_chunk_request(shared, request, &read)?,
                     Some(message) => {
                         self.on_message(message)?;
                         let now = desired.borrow_and_update().clone();
@@ -171,6 +179,10 @@ impl<'a> Session<'a> {
                 _ = desired.changed() => {
                     let now = desired.borrow_and_update().clone();
                     self.on_desired(&now);
+                }
+                Some(answer) = chunks.recv() => {
+                    self.is_reading_chunks = false;
+                    self.queue.push_back(daemon_message::Message::Chunks(answer?));
                 }
                 Some(question) = questions.recv() => self.on_question(question),
                 _ = changes.changed() => {
@@ -279,9 +291,32 @@ impl<'a> Session<'a> {
             Some(node_message::Message::Hello(_)) => {
                 Err(Status::invalid_argument("a second Hello"))
             }
-            // A newer node may say what this daemon does not know.
-            None => Ok(()),
+            // A newer node may say what this daemon does not know; chunks are asked for above.
+            Some(node_message::Message::ChunkRequest(_)) | None => Ok(()),
         }
+    }
+
+    /// Has chunks read beside the loop, which goes on meanwhile.
+    fn on_chunk_request(
+        &mut self,
+        shared: &Arc<Shared>,
+        request: v1::ChunkRequest,
+        read: &mpsc::Sender<Result<v1::Chunks, Status>>,
+    ) -> Result<(), Status> {
+        self.heard = Instant::now();
+        self.seat.on_heard();
+        if std::mem::replace(&mut self.is_reading_chunks, true) {
+            return Err(Status::invalid_argument(
+                "chunks were asked for before those asked for last had come",
+            ));
+        }
+        let (shared, read) = (Arc::clone(shared), read.clone());
+        tokio::spawn(async move {
+            let answer = sets::chunks(&shared, request.hashes).await;
+            // The session may have ended.
+            let _ = read.send(answer).await;
+        });
+        Ok(())
     }
 
     fn answered_push(&mut self, revision: u64) -> Result<Push, Status> {

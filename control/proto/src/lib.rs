@@ -27,6 +27,12 @@ pub mod v1 {
 /// The largest message, in bytes: all the files of one call, or every document of a snapshot.
 pub const MAX_MESSAGE_BYTES: usize = 96 << 20;
 
+/// How many chunks a node may ask for at once.
+pub const MAX_CHUNK_HASHES: usize = 1_024;
+
+/// How many bytes of chunks an answer has, unless its only chunk is larger.
+pub const MAX_CHUNKS_BYTES: usize = 1 << 20;
+
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/marchproxy/marchd.sock";
 

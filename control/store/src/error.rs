@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use march_model::ContentHash;
 use rusqlite::ErrorCode;
 
 /// The store could not do what was asked. Whatever it says, nothing was half-done.
@@ -62,6 +63,28 @@ pub enum StoreError {
     NoRevision {
         /// The number asked for.
         number: u64,
+    },
+    /// A document names content that is not stored.
+    #[error("content {content} is not stored here{hint}")]
+    NoContent {
+        /// `Kind/name`.
+        document: String,
+        /// The hash that it names.
+        content: ContentHash,
+        /// What to do about it, or nothing.
+        hint: &'static str,
+    },
+    /// A document says something else of its content than what is stored.
+    #[error("content {content} has {stored} prefixes, not {said}")]
+    WrongContent {
+        /// `Kind/name`.
+        document: String,
+        /// The hash that it names.
+        content: ContentHash,
+        /// What the document says.
+        said: u32,
+        /// How many there are.
+        stored: usize,
     },
     /// Anything else that SQLite says.
     #[error("database error on {path}: {source}")]

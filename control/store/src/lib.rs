@@ -1,17 +1,20 @@
 //! The control daemon's memory: revisions, audit and backend admin states in one SQLite file.
 //!
 //! What it is: immutable, numbered, content-hashed revisions with author, comment and differences; the audit entry of
-//! every change in the same transaction as the change; admin states of backends, which no revision holds. What it is
-//! not: it decides nothing about documents (`march-model` does) and knows no network.
+//! every change in the same transaction as the change; the contents of address sets, which revisions name by hash; admin
+//! states of backends, which no revision holds. What it is not: it decides nothing about documents (`march-model` does)
+//! and knows no network.
 //!
 //! Entry points: [`Store::open`], [`Store::head`], [`Store::commit`].
 //!
 //! Invariants: what [`Store::commit`] answered is on the disk (WAL, `synchronous=FULL`) and survives `kill -9` and a
 //! power cut; a failed commit leaves nothing behind; one process holds the file; a document that does not change from
-//! one revision to the next is stored once. Calls block: keep them off an async runtime's workers.
+//! one revision to the next is stored once, and so is each chunk of content; a kept revision has its contents whole. Calls
+//! block: keep them off an async runtime's workers.
 #![forbid(unsafe_code)]
 
 mod backend;
+mod content;
 mod error;
 mod revision;
 mod schema;

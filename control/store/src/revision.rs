@@ -1,11 +1,12 @@
 //! Making revisions and looking back at them.
 
+use march_content::Chunk;
 use march_model::{Change, ChangeKind, FieldChange, Key, Plan, State};
 use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::{Author, KEEP_REVISIONS, Store, now_unix_ms, write_audit};
+use crate::{Author, KEEP_REVISIONS, Store, content, now_unix_ms, write_audit};
 
 /// A revision as history shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,17 @@ impl Store {
     /// Makes the revision after `base` in one transaction with its audit entry, and answers its number once it is on
     /// the disk. A plan without changes makes none and answers `base`.
     pub fn commit(&mut self, base: u64, plan: &Plan, author: &Author) -> Result<u64, StoreError> {
+        self.commit_with(base, plan, &[], author)
+    }
+
+    /// The same with chunks of contents that documents of the plan name and that may not be stored yet.
+    pub fn commit_with(
+        &mut self,
+        base: u64,
+        plan: &Plan,
+        chunks: &[Chunk],
+        author: &Author,
+    ) -> Result<u64, StoreError> {
         let head = self.head_number()?;
         if head != base {
             return Err(StoreError::Conflict { base, head });
@@ -83,12 +95,15 @@ impl Store {
         if plan.changes.is_empty() {
             return Ok(base);
         }
+        self.check_contents(plan, chunks)?;
         let number = base + 1;
         let write = |store: &mut Self| -> rusqlite::Result<()> {
             let transaction = store
                 .connection
                 .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            content::write_chunks(&transaction, chunks)?;
             write_documents(&transaction, number, plan)?;
+            content::write_roots(&transaction, plan, chunks)?;
             write_revision(&transaction, number, plan, author)?;
             forget_before(&transaction, number.saturating_sub(KEEP_REVISIONS))?;
             transaction.commit()
@@ -195,6 +210,7 @@ fn forget_before(transaction: &Transaction<'_>, number: u64) -> rusqlite::Result
             "DELETE FROM blob WHERE NOT EXISTS (SELECT 1 FROM document WHERE document.blob = blob.hash)",
             [],
         )?;
+        content::sweep(transaction)?;
     }
     Ok(())
 }

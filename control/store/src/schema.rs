@@ -9,8 +9,9 @@ use rusqlite_migration::{M, Migrations};
 use crate::error::StoreError;
 
 /// In order; only ever appended to.
-const MIGRATIONS: &[M<'static>] = &[M::up(
-    "CREATE TABLE revision (
+const MIGRATIONS: &[M<'static>] = &[M::up(REVISIONS), M::up(CONTENT)];
+
+const REVISIONS: &str = "CREATE TABLE revision (
          number INTEGER PRIMARY KEY CHECK (number > 0),
          hash TEXT NOT NULL,
          author TEXT NOT NULL,
@@ -59,8 +60,20 @@ const MIGRATIONS: &[M<'static>] = &[M::up(
      CREATE TRIGGER audit_never_changes BEFORE UPDATE ON audit
          BEGIN SELECT raise(ABORT, 'the audit table is only appended to'); END;
      CREATE TRIGGER audit_never_shrinks BEFORE DELETE ON audit
-         BEGIN SELECT raise(ABORT, 'the audit table is only appended to'); END;",
-)];
+         BEGIN SELECT raise(ABORT, 'the audit table is only appended to'); END;";
+
+/// What address sets hold: chunks by the SHA-256 of their bytes, and which documents keep which contents alive.
+const CONTENT: &str = "CREATE TABLE chunk (hash BLOB NOT NULL UNIQUE, bytes BLOB NOT NULL) STRICT;
+
+     -- The root of the content that a document names.
+     CREATE TABLE content (
+         blob TEXT PRIMARY KEY REFERENCES blob (hash) ON DELETE CASCADE,
+         root BLOB NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX content_root ON content (root);
+
+     -- Every root that is stored, with the bytes of the chunks that came with it.
+     CREATE TABLE root (hash BLOB PRIMARY KEY, bytes INTEGER NOT NULL) STRICT, WITHOUT ROWID;";
 
 const PAGE_BYTES: u64 = 4096;
 

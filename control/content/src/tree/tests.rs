@@ -76,8 +76,10 @@ fn what_goes_in_comes_out_sorted_and_once() {
         let mut memory = Memory::default();
         memory.extend(built.chunks);
         assert_eq!(all(&memory, &built.content.root), wanted);
+        let root = memory.read(&built.content.root).unwrap();
+        assert_eq!(super::count(&built.content.root, &root).unwrap(), count);
         assert_eq!(
-            reachable(&memory, &built.content.root).unwrap().len(),
+            reachable(&memory, &[built.content.root]).unwrap().len(),
             memory.len()
         );
     }
@@ -245,7 +247,7 @@ fn the_longest_prefix_is_found_wherever_it_stands() {
 #[test]
 fn damage_is_named_and_never_believed() {
     let (memory, content) = stored(&prefixes(3_000, 9));
-    for hash in reachable(&memory, &content.root).unwrap() {
+    for hash in reachable(&memory, &[content.root]).unwrap() {
         let bytes = memory.read(&hash).unwrap();
         for length in [0, 1, bytes.len() - 1] {
             let mut broken = memory.clone();

@@ -92,6 +92,8 @@ impl Agent {
                 self.keep_last_good();
             }
             FromDaemon::Query(query) => self.on_query(query),
+            // None is asked for yet.
+            FromDaemon::Chunks(_) => {}
         }
     }
 
