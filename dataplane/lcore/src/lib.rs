@@ -25,6 +25,7 @@ mod poll;
 mod ring;
 mod start;
 mod sysfs;
+mod trace;
 
 pub use clock::Clock;
 pub use counters::{BURST_BUCKETS, LcoreCounters};
@@ -33,3 +34,4 @@ pub use poll::{Command, Idle, Lcore, Parts};
 pub use ring::{FrameReceiver, FrameSender, frame_ring};
 pub use start::{LcoreError, LcoreHandle, Settings, start};
 pub use sysfs::{SYSFS, interface_node};
+pub use trace::{FilterError, HEAD, Head, Trace, TraceFilter, TraceRecord};

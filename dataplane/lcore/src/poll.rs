@@ -13,6 +13,7 @@ use march_wire::{Buffer, DropReason, Verdict};
 
 use crate::announce::Announcer;
 use crate::egress::{Egress, Origin};
+use crate::trace::{Trace, Tracing};
 use crate::{Clock, FrameReceiver, FrameSender, LcoreCounters};
 
 const _: () = assert!(march_pipeline::BURST == BURST);
@@ -39,12 +40,15 @@ const NAP_AFTER: u32 = 512;
 const NAP: Duration = Duration::from_micros(50);
 
 /// What the agent may ask of a running lcore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// End after this turn; held frames are dropped, ports closed.
     Stop,
     /// Set the worst turn back to 0.
     ForgetWorst,
+    /// Record packets, in place of the trace before. Keep the trace until the lcore has let go of it, so that no lcore
+    /// frees its memory.
+    Trace(Arc<Trace>),
 }
 
 /// What an lcore is made of, besides its ports.
@@ -73,6 +77,7 @@ pub struct Lcore<P: Port> {
     kernel: FrameReceiver,
     requests: Arc<ArrayQueue<ResolveRequest>>,
     announcer: Announcer,
+    tracing: Tracing,
     /// Id of the generation of the last turn.
     generation: u64,
     burst: Vec<Frame>,
@@ -114,10 +119,16 @@ impl<P: Port> Lcore<P> {
             kernel: parts.kernel,
             requests: parts.requests,
             announcer: Announcer::new(first),
+            tracing: Tracing::new(),
             generation: 0,
             burst: Vec::with_capacity(BURST),
             verdicts: [Verdict::Punt; BURST],
         }
+    }
+
+    /// Records packets from now on; what [`Command::Trace`] asks of a running lcore.
+    pub fn trace(&mut self, trace: Arc<Trace>) {
+        self.tracing.start(trace);
     }
 
     /// The ports, for a simulation that injects and collects frames between turns.
@@ -139,6 +150,7 @@ impl<P: Port> Lcore<P> {
             match commands.pop() {
                 Some(Command::Stop) => break,
                 Some(Command::ForgetWorst) => self.counters.worst_turn_cycles.set(0),
+                Some(Command::Trace(trace)) => self.trace(trace),
                 None => {}
             }
             let moved = self.turn(reader.load(), clock.now(from));
@@ -205,8 +217,15 @@ impl<P: Port> Lcore<P> {
         let ingress = port_id(port);
         let verdicts = &mut self.verdicts[..count];
         let sink = &mut self.wiring;
+        if self.tracing.is_on() {
+            self.tracing.before(ingress, &self.burst);
+        }
         self.pipeline
             .process(generation, now, ingress, &mut self.burst, verdicts, sink);
+        if self.tracing.is_on() {
+            self.tracing
+                .after(generation.id, now, ingress, &self.burst, verdicts);
+        }
         let mut frames = self.burst.drain(..);
         for run in verdicts.chunk_by(|a, b| a == b) {
             let frames = frames.by_ref().take(run.len());
@@ -238,8 +257,15 @@ impl<P: Port> Lcore<P> {
             let mut verdict = [Verdict::Hold];
             let frame = core::slice::from_mut(&mut held.frame);
             let (ingress, sink) = (held.ingress, &mut self.wiring);
+            if self.tracing.is_on() {
+                self.tracing.before(ingress, frame);
+            }
             self.pipeline
                 .process(generation, now, ingress, frame, &mut verdict, sink);
+            if self.tracing.is_on() {
+                self.tracing
+                    .after(generation.id, now, ingress, frame, &verdict);
+            }
             self.wiring.dispatch_held(held, verdict[0], now);
         }
     }

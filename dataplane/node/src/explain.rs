@@ -81,7 +81,8 @@ fn step(station: Station) -> ExplainStep {
     }
 }
 
-fn words(verdict: Verdict) -> (&'static str, String, Option<PortId>) {
+/// Verdict and drop reason in words, and the egress port if there is one.
+pub(crate) fn words(verdict: Verdict) -> (&'static str, String, Option<PortId>) {
     match verdict {
         Verdict::Forward { port } => ("forward", String::new(), Some(port)),
         Verdict::Answer { port } => ("answer", String::new(), Some(port)),

@@ -343,8 +343,9 @@ impl Teller<'_> {
     }
 }
 
-/// One line about an IP packet.
-fn describe(frame: &[u8], packet: &IpPacket) -> String {
+/// One line about an IP packet that was parsed from `frame`.
+#[must_use]
+pub fn describe(frame: &[u8], packet: &IpPacket) -> String {
     let Some((src, dst)) = packet.ip_addresses(frame) else {
         return String::new();
     };

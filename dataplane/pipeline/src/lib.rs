@@ -25,19 +25,24 @@ mod explain;
 mod first;
 mod guard;
 mod hold;
+mod judge;
 mod limit;
 mod mirror;
+mod nat;
 mod pipeline;
+mod policer;
+mod recheck;
 mod rewrite;
 mod side;
 mod slow;
+mod treat;
 
 pub use context::{Now, ResolveRequest};
 pub use counters::{
     Counter, Counters, DropCounters, FlowCounters, Limits, Originated, PortCounters,
     TrafficCounters,
 };
-pub use explain::{Explanation, Station, explain};
+pub use explain::{Explanation, Station, describe, explain};
 pub use hold::{Held, HoldQueue};
 pub use mirror::{MirrorSink, NoMirror};
 pub use pipeline::{Pipeline, Settings};

@@ -3,5 +3,6 @@
 mod allocation;
 mod conservation;
 mod thread;
+mod trace;
 mod turns;
 mod world;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use march_model::FieldError;
 use march_proto::v1::Timings;
-use march_tables::{BuildError, Config};
+use march_tables::{BuildError, Config, Generation};
 
 use super::inbound::micros;
 use super::{Agent, Desired};
@@ -21,9 +21,11 @@ impl Agent {
         received: Instant,
     ) -> Result<Timings, Vec<FieldError>> {
         let specs = specs(&desired.state, &self.options.node)?;
-        self.check(&desired, &specs)?;
         let is_reshaped =
             shape(&specs) != shape(&self.specs) || matches!(self.engine, Engine::Idle);
+        if is_reshaped {
+            self.check(&desired, &specs)?;
+        }
         let hash = desired.state.hash().to_string();
         let revision = desired.revision;
         let specs_before = std::mem::replace(&mut self.specs, specs);
@@ -64,13 +66,29 @@ impl Agent {
             .zip(0..)
             .map(|(spec, index)| documented(spec, index))
             .collect();
+        self.build_for(desired, &ports).map(drop)
+    }
+
+    /// The generation that `desired` would make now, published to nobody.
+    pub(super) fn try_build(&self, desired: &Desired) -> Result<Generation, Vec<FieldError>> {
+        match &self.engine {
+            Engine::Fast(engine) => self.build_for(desired, &engine.ports),
+            _ => self.build_for(desired, &[]),
+        }
+    }
+
+    fn build_for(
+        &self,
+        desired: &Desired,
+        ports: &[FastPort],
+    ) -> Result<Generation, Vec<FieldError>> {
         let mut ids = self.ids.clone();
         let compiled = {
             let kernel = self.kernel.mirror.read();
             let inputs = Inputs {
                 revision: desired.revision,
                 state: &desired.state,
-                ports: &ports,
+                ports,
                 kernel: &kernel,
                 unhealthy: &self.unhealthy,
                 admin: &self.admin,
@@ -78,8 +96,8 @@ impl Agent {
             compile::compile(&inputs, &mut ids)?
         };
         check_limits(&compiled.config)?;
-        march_tables::build(&compiled.config, None)
-            .map(|_| ())
+        let current = self.publisher.current();
+        march_tables::build(&compiled.config, Some(&current))
             .map_err(|error| vec![field_error(&error)])
     }
 
@@ -129,6 +147,7 @@ impl Agent {
             _ => Vec::new(),
         };
         let compiled = self.compile(&ports)?;
+        check_limits(&compiled.config)?;
         let is_same = self
             .compiled
             .as_ref()

@@ -6,16 +6,11 @@ use march_model::{FieldError, State};
 use march_proto::convert::{state_of_delta, state_of_snapshot};
 use march_proto::v1::daemon_message::Message as FromDaemon;
 use march_proto::v1::node_message::Message as ToDaemon;
-use march_proto::v1::query::Query as Asked;
-use march_proto::v1::query_reply::Reply;
-use march_proto::v1::{
-    Ack, AdminState, BackendAdmin, Nack, NodeMessage, Query, QueryReply, Telemetry,
-};
+use march_proto::v1::{Ack, AdminState, BackendAdmin, Nack, NodeMessage, Telemetry};
 use tokio::sync::{mpsc, watch};
 
 use super::{Agent, Desired, REPORT_EVERY};
 use crate::compile::{Admin, AdminStates};
-use crate::engine::Engine;
 use crate::ladder::Family;
 use crate::last_good::{Stored, StoredAdminState};
 use crate::session::{self, Inbound};
@@ -92,8 +87,6 @@ impl Agent {
                 self.keep_last_good();
             }
             FromDaemon::Query(query) => self.on_query(query),
-            // None is asked for yet.
-            FromDaemon::Chunks(_) => {}
         }
     }
 
@@ -147,32 +140,6 @@ impl Agent {
             }
         }
         self.report();
-    }
-
-    fn on_query(&mut self, query: Query) {
-        let reply = match query.query {
-            Some(Asked::Explain(asked)) => {
-                let generation = self.publisher.current();
-                let answer = match &self.engine {
-                    Engine::Fast(engine) => {
-                        crate::explain::explain(&asked, &generation, &engine.ports, &engine.family.to_string())
-                    }
-                    Engine::Socket(_) => Err("this node runs at the socket rung, where the kernel handles packets; explain \
-                                              needs a port in dpdk or af_xdp"
-                        .to_owned()),
-                    Engine::Idle => Err("this node drives no port".to_owned()),
-                };
-                match answer {
-                    Ok(explanation) => Reply::Explanation(explanation),
-                    Err(why) => Reply::Error(why),
-                }
-            }
-            None => Reply::Error("this node does not know that question".to_owned()),
-        };
-        self.tell(ToDaemon::QueryReply(QueryReply {
-            id: query.id,
-            reply: Some(reply),
-        }));
     }
 
     fn take_admins(&mut self, list: Vec<BackendAdmin>) {

@@ -6,6 +6,7 @@
 mod apply;
 mod inbound;
 mod place;
+mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,9 +28,11 @@ use crate::ladder::{Family, Taking, Tier};
 use crate::last_good::LastGood;
 use crate::metrics::Snapshot;
 use crate::ports::{PortSpec, PortStatuses};
+use crate::rule_hits::HitLog;
 use crate::session::{self, Inbound, Running};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::telemetry;
+use crate::trace::Tracer;
 
 /// How often lcores are asked for next hops that they miss.
 const REQUESTS_EVERY: Duration = Duration::from_millis(5);
@@ -114,6 +117,8 @@ pub struct Agent {
     /// The last report and when it was made, for the sign of life while an engine starts.
     reported: watch::Sender<(Telemetry, Instant)>,
     troubles: BTreeMap<&'static str, String>,
+    tracer: Tracer,
+    hits: HitLog,
 }
 
 impl Agent {
@@ -161,6 +166,8 @@ impl Agent {
             snapshot: Arc::default(),
             reported: watch::channel((Telemetry::default(), Instant::now())).0,
             troubles: BTreeMap::new(),
+            tracer: Tracer::default(),
+            hits: HitLog::default(),
             kernel,
             takeover,
             options,
@@ -345,6 +352,8 @@ impl Agent {
     }
 
     fn report(&mut self) {
+        self.hits.sample(&self.traffic, &self.publisher.current());
+        self.tracer.care();
         let targets = self.prober.table();
         let telemetry = self.telemetry(&targets);
         let snapshot = Snapshot {

@@ -20,6 +20,7 @@ use crate::kernel::Kernel;
 use crate::kernel::state::Link;
 use crate::ladder::{Family, Tier, VirtualDriver};
 use crate::takeover::{Carried, Takeover};
+use crate::trace::LcoreClock;
 use crate::twin::{self, KernelSide, Pump, PumpCounters, Tap};
 
 /// How long a new generation may take until every lcore runs it.
@@ -49,6 +50,7 @@ pub struct FastEngine {
     /// What all of them run.
     pub family: Family,
     lcore: Arc<LcoreHandle>,
+    clock: Clock,
     pump: Option<Pump>,
     steering: Vec<Steering>,
     published: Option<AddressSet>,
@@ -255,6 +257,7 @@ impl Prepared {
         traffic: Arc<Counters>,
     ) -> Result<FastEngine, EngineError> {
         let settings = settings(options, &self.ports)?;
+        let clock = settings.clock.clone();
         let (lcore, probes) = match self.group {
             Group::AfXdp(group) => start(settings, group, reader, traffic)?,
             Group::Dpdk(group) => start(settings, group, reader, traffic)?,
@@ -270,6 +273,7 @@ impl Prepared {
             ports: self.ports,
             family: self.family,
             lcore,
+            clock,
             pump: Some(pump),
             steering: self.steering,
             published: None,
@@ -406,6 +410,12 @@ impl FastEngine {
     #[must_use]
     pub fn lcore(&self) -> &LcoreHandle {
         &self.lcore
+    }
+
+    /// The lcore's time, as it is now.
+    #[must_use]
+    pub fn lcore_clock(&self) -> LcoreClock {
+        LcoreClock::read(self.clock.now(self.clock.cycles()).ms)
     }
 
     /// What the twins lost.
