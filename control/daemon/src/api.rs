@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use march_model::{Key, Kind, Name, State};
 use march_proto::v1;
@@ -53,7 +54,7 @@ impl v1::control_server::Control for Api {
         }
         let change = move |state: &State, _: &march_store::Store| {
             state
-                .plan(batch, others)
+                .plan(batch, others, SystemTime::now().into())
                 .map_err(march_proto::status::invalid)
         };
         apply::commit(&self.shared, terms, change)

@@ -1,7 +1,7 @@
 //! Changes to the desired state: apply, delete, roll back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use march_content::Chunk;
 use march_model::{Batch, Invalid, Key, MAX_TOTAL_BYTES, Name, Others, Plan, Source, State};
@@ -76,7 +76,11 @@ pub(crate) async fn check(
 ) -> Result<(u64, Plan), Status> {
     let desired = shared.desired();
     blocking(move || {
-        let plan = desired.state.plan(batch, others).map_err(status::invalid)?;
+        let now = SystemTime::now().into();
+        let plan = desired
+            .state
+            .plan(batch, others, now)
+            .map_err(status::invalid)?;
         Ok((desired.revision, plan))
     })
     .await

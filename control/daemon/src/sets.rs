@@ -247,7 +247,7 @@ fn change(
             text: document(state, key, content).to_string(),
         };
         let batch = Batch::parse(&[source]);
-        let planned = state.plan(batch, Others::Keep);
+        let planned = state.plan(batch, Others::Keep, std::time::SystemTime::now().into());
         planned.map_err(|invalid| status::invalid(without_place(invalid)))?
     };
     let prefixes = content.prefixes;

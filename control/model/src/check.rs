@@ -4,16 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address_set::AddressSet;
 use crate::document::{Document, Spec};
 use crate::error::FieldError;
+use crate::mapping::Mapping;
 use crate::name::{Key, Kind, Name};
 use crate::pool::Pool;
 use crate::port::{KERNEL_EPHEMERAL_PORTS, Port, TierChoice};
+use crate::rate_limit::RateLimit;
+use crate::references::MAX_RULES;
+use crate::rule::Rule;
 use crate::scalar::{Family, PortRange, Prefix, Transport};
 use crate::service::Service;
 
-/// How many documents of a kind, and how many backends over all pools, a set may have: their numbers in the data
-/// plane are 16 bits wide, and the highest means "none".
+/// How many documents of a kind but Rule, and how many backends over all pools, a set may have: their numbers in the
+/// data plane are 16 bits wide, and the highest means "none".
 pub const MAX_PER_KIND: usize = 65_534;
 
 /// How long the canonical texts of a set may be together, in bytes: a node is sent all of them in one message.
@@ -32,8 +37,8 @@ pub(crate) struct Finding {
     pub key: Key,
     pub path: String,
     pub message: String,
-    /// The document that is missing, if that is what is wrong.
-    pub missing: Option<Key>,
+    /// The document that is missing, if that is what is wrong; several where any of them would do.
+    pub missing: Vec<Key>,
 }
 
 impl Finding {
@@ -57,29 +62,48 @@ pub(crate) fn check(documents: &Documents) -> Findings {
     check.interfaces();
     check.tiers();
     check.nat();
+    check.references();
+    check.mappings();
     check.findings
 }
 
-struct Check<'a> {
-    ports: Vec<(&'a Key, &'a Port)>,
+/// The documents of a set by kind, each sorted by name, and what was found.
+pub(crate) struct Check<'a> {
+    pub(crate) documents: &'a Documents,
+    pub(crate) ports: Vec<(&'a Key, &'a Port)>,
     services: Vec<(&'a Key, &'a Service)>,
     pools: BTreeMap<&'a Name, (&'a Key, &'a Pool)>,
-    rules: usize,
-    vips: Vips<'a>,
-    findings: Findings,
+    pub(crate) rules: Vec<(&'a Key, &'a Rule)>,
+    pub(crate) sets: Vec<(&'a Key, &'a AddressSet)>,
+    pub(crate) limits: BTreeMap<&'a Name, &'a RateLimit>,
+    pub(crate) mappings: Vec<(&'a Key, &'a Mapping)>,
+    pub(crate) vips: Vips<'a>,
+    /// For how many more names that lead nowhere a nearer one is looked for.
+    pub(crate) hints_left: u32,
+    pub(crate) findings: Findings,
 }
 
+/// How many names that lead nowhere get a "did you mean".
+const HINTS: u32 = 200;
+/// How many services that overlap are told apart; one more error says that there are others.
+const OVERLAPS: usize = 200;
+
 /// Services by transport and prefix, each with its port range in order.
-type Vips<'a> = BTreeMap<(Transport, Prefix), Vec<(PortRange, &'a Key)>>;
+pub(crate) type Vips<'a> = BTreeMap<(Transport, Prefix), Vec<(PortRange, &'a Key)>>;
 
 impl<'a> Check<'a> {
-    fn new(documents: &'a Documents) -> Self {
+    pub(crate) fn new(documents: &'a Documents) -> Self {
         let mut check = Self {
+            documents,
             ports: Vec::new(),
             services: Vec::new(),
             pools: BTreeMap::new(),
-            rules: 0,
+            rules: Vec::new(),
+            sets: Vec::new(),
+            limits: BTreeMap::new(),
+            mappings: Vec::new(),
             vips: BTreeMap::new(),
+            hints_left: HINTS,
             findings: Findings::default(),
         };
         for (key, document) in documents {
@@ -89,8 +113,12 @@ impl<'a> Check<'a> {
                 Spec::Pool(pool) => {
                     check.pools.insert(&key.name, (key, pool));
                 }
-                Spec::Rule(_) => check.rules += 1,
-                Spec::AddressSet(_) | Spec::RateLimit(_) | Spec::Mapping(_) => {}
+                Spec::Rule(rule) => check.rules.push((key, rule)),
+                Spec::AddressSet(set) => check.sets.push((key, set)),
+                Spec::RateLimit(limit) => {
+                    check.limits.insert(&key.name, limit);
+                }
+                Spec::Mapping(mapping) => check.mappings.push((key, mapping)),
             }
         }
         for (key, service) in &check.services {
@@ -106,13 +134,30 @@ impl<'a> Check<'a> {
         check
     }
 
-    fn error(&mut self, key: &Key, path: impl Into<String>, message: String) {
+    pub(crate) fn error(&mut self, key: &Key, path: impl Into<String>, message: String) {
         self.findings.errors.push(Finding {
             key: key.clone(),
             path: path.into(),
             message,
-            missing: None,
+            missing: Vec::new(),
         });
+    }
+
+    pub(crate) fn warning(&mut self, key: &Key, path: impl Into<String>, message: String) {
+        self.findings.warnings.push(Finding {
+            key: key.clone(),
+            path: path.into(),
+            message,
+            missing: Vec::new(),
+        });
+    }
+
+    pub(crate) fn service(&self, name: &Name) -> Option<&'a Service> {
+        let at = self
+            .services
+            .binary_search_by(|(key, _)| key.name.cmp(name))
+            .ok()?;
+        Some(self.services[at].1)
     }
 
     fn counts(&mut self) {
@@ -133,18 +178,21 @@ impl<'a> Check<'a> {
                 format!("{backends} backends over all pools; at most {MAX_PER_KIND} fit"),
             );
         }
-        for (kind, count) in [
-            (Kind::Port, self.ports.len()),
-            (Kind::Service, self.services.len()),
-            (Kind::Pool, self.pools.len()),
-            (Kind::Rule, self.rules),
+        for (kind, count, limit) in [
+            (Kind::Port, self.ports.len(), MAX_PER_KIND),
+            (Kind::Service, self.services.len(), MAX_PER_KIND),
+            (Kind::Pool, self.pools.len(), MAX_PER_KIND),
+            (Kind::Rule, self.rules.len(), MAX_RULES),
+            (Kind::AddressSet, self.sets.len(), MAX_PER_KIND),
+            (Kind::RateLimit, self.limits.len(), MAX_PER_KIND),
+            (Kind::Mapping, self.mappings.len(), MAX_PER_KIND),
         ] {
-            if count > MAX_PER_KIND {
+            if count > limit {
                 let name = "all".parse().expect("a valid name");
                 self.error(
                     &Key { kind, name },
                     "",
-                    format!("{count} documents of kind {kind}; at most {MAX_PER_KIND} fit"),
+                    format!("{count} documents of kind {kind}; at most {limit} fit"),
                 );
             }
         }
@@ -189,19 +237,22 @@ impl<'a> Check<'a> {
                 .iter()
                 .take_while(|length| **length < prefix.length())
             {
-                let around = self.vips.get(&(*transport, prefix.widen(*length)));
-                for outer in around.into_iter().flatten() {
-                    found.extend(
-                        ranges
-                            .iter()
-                            .filter(|inner| inner.0.overlaps(outer.0))
-                            .map(|inner| (*prefix, *transport, outer, inner)),
-                    );
-                }
+                let Some(around) = self.vips.get(&(*transport, prefix.widen(*length))) else {
+                    continue;
+                };
+                found.extend(ranges.iter().filter_map(|inner| {
+                    let outer = overlapping(around, inner.0)?;
+                    Some((*prefix, *transport, outer, inner))
+                }));
+            }
+            if found.len() > OVERLAPS {
+                break;
             }
         }
+        let more = found.len() > OVERLAPS;
         let errors: Vec<_> = found
             .into_iter()
+            .take(OVERLAPS)
             .map(
                 |(prefix, transport, (first_range, first), (second_range, second))| {
                     let port = first_range.first().max(second_range.first());
@@ -212,25 +263,20 @@ impl<'a> Check<'a> {
                 },
             )
             .collect();
+        let last = errors.last().map(|(key, _)| key.clone());
         for (key, message) in errors {
             self.error(&key, "spec.address", message);
+        }
+        if let (true, Some(key)) = (more, last) {
+            let message = format!("more services overlap than these {OVERLAPS}");
+            self.error(&key, "", message);
         }
     }
 
     fn service_pools(&mut self) {
         for (key, service) in self.services.clone() {
             let Some((pool_key, pool)) = self.pools.get(&service.pool) else {
-                let names = self.pools.keys().map(|name| name.as_str());
-                let hint = crate::suggest::did_you_mean(service.pool.as_str(), names);
-                self.findings.errors.push(Finding {
-                    key: key.clone(),
-                    path: "spec.pool".to_owned(),
-                    message: format!("there is no pool `{}`{hint}", service.pool),
-                    missing: Some(Key {
-                        kind: Kind::Pool,
-                        name: service.pool.clone(),
-                    }),
-                });
+                self.pool_is_missing(key, &service.pool);
                 continue;
             };
             let family = service.address.family();
@@ -250,7 +296,7 @@ impl<'a> Check<'a> {
     }
 
     /// The service whose VIP holds an address, with its transport.
-    fn vip_of(&self, address: IpAddr) -> Option<(Transport, &'a Key)> {
+    pub(crate) fn vip_of(&self, address: IpAddr) -> Option<(Transport, &'a Key)> {
         self.vips_of(address)
             .next()
             .map(|(transport, (_, key))| (transport, *key))
@@ -355,13 +401,7 @@ impl<'a> Check<'a> {
                      net.ipv4.ip_local_port_range of node {} is elsewhere, its own connections can break",
                     port.node
                 );
-                let path = "spec.nat.ports".to_owned();
-                warnings.push(Finding {
-                    key: (*key).clone(),
-                    path,
-                    message,
-                    missing: None,
-                });
+                warnings.push(((*key).clone(), message));
             }
             for (index, address) in port.nat.addresses.iter().enumerate() {
                 let mut refuse = |message: String| {
@@ -395,8 +435,21 @@ impl<'a> Check<'a> {
         for (key, path, message) in errors {
             self.error(&key, path, message);
         }
-        self.findings.warnings.extend(warnings);
+        for (key, message) in warnings {
+            self.warning(&key, "spec.nat.ports", message);
+        }
     }
+}
+
+/// The first of some ranges, sorted and apart from each other, that has a port of another.
+fn overlapping<'b, 'a>(
+    ranges: &'b [(PortRange, &'a Key)],
+    other: PortRange,
+) -> Option<&'b (PortRange, &'a Key)> {
+    let behind = ranges.partition_point(|(range, _)| range.first() <= other.last());
+    let nearest = ranges[..behind].last()?;
+    // Ranges that overlap each other are an error of their own, so missing one here hides nothing.
+    nearest.0.overlaps(other).then_some(nearest)
 }
 
 #[cfg(test)]

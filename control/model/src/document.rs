@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::address_set::AddressSet;
 use crate::error::{FieldError, Invalid};
-use crate::mapping::Mapping;
+use crate::mapping::{ApprovalState, Mapping};
 use crate::name::{Key, Kind, Name, serialize_as_text};
 use crate::place::{Place, Reading};
 use crate::pool::Pool;
@@ -17,6 +17,7 @@ use crate::port::Port;
 use crate::rate_limit::RateLimit;
 use crate::rule::Rule;
 use crate::service::Service;
+use crate::time::Timestamp;
 use crate::tree::Tree;
 
 /// The one version of the documents.
@@ -73,6 +74,18 @@ impl Spec {
             Spec::AddressSet(_) => Kind::AddressSet,
             Spec::RateLimit(_) => Kind::RateLimit,
             Spec::Mapping(_) => Kind::Mapping,
+        }
+    }
+
+    /// When it ends by itself, if it is not over anyway.
+    pub(crate) fn ends_at(&self) -> Option<Timestamp> {
+        match self {
+            Spec::Rule(rule) => rule.expires_at,
+            Spec::Mapping(mapping) => match mapping.approval.state {
+                ApprovalState::Pending | ApprovalState::Approved => mapping.expires_at,
+                ApprovalState::Rejected | ApprovalState::Expired => None,
+            },
+            _ => None,
         }
     }
 }

@@ -19,7 +19,9 @@ mod check;
 mod criteria;
 mod diff;
 mod document;
+mod effective;
 mod error;
+mod execution;
 mod mapping;
 mod matches;
 mod name;
@@ -27,9 +29,11 @@ mod place;
 mod pool;
 mod port;
 mod rate_limit;
+mod references;
 mod rule;
 mod scalar;
 mod service;
+mod shadow;
 mod source;
 mod state;
 mod suggest;
@@ -44,7 +48,9 @@ pub use diff::{Change, ChangeKind, FieldChange};
 pub use document::{
     API_VERSION, ContentHash, DEFAULT_CLUSTER, Document, MAX_LABELS, Metadata, Spec,
 };
+pub use effective::{EffectiveRule, EffectiveRules};
 pub use error::{FieldError, Invalid};
+pub use execution::{ExecutionPlace, Need, Placed, Plane, execution_place};
 pub use mapping::{
     Approval, ApprovalState, COLLECTION_LABEL, DEFAULT_MAPPING_PRIORITY, Endpoint, Mapping,
 };
@@ -57,6 +63,7 @@ pub use port::{
 pub use rate_limit::{
     MAX_BITS, MAX_BURST_BYTES, MAX_PACKETS, PrefixLengths, Rate, RateLimit, Scope,
 };
+pub use references::MAX_RULES;
 pub use rule::{
     Action, DEFAULT_MIRROR_RATE, MAX_MIRROR_RATE, MAX_PRIORITY, Mirror, Redirect, Rule, SourceNat,
 };

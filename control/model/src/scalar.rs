@@ -176,6 +176,14 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// The prefix of one address.
+    pub const fn host(address: IpAddr) -> Self {
+        Self {
+            address,
+            length: Family::of(address).address_bits(),
+        }
+    }
+
     /// A prefix from its parts; `None` if the length is beyond the family's bits, or host bits are set.
     #[must_use]
     pub fn new(address: IpAddr, length: u8) -> Option<Prefix> {

@@ -18,6 +18,7 @@ use crate::port::Port;
 use crate::rate_limit::RateLimit;
 use crate::rule::Rule;
 use crate::service::Service;
+use crate::time::Timestamp;
 
 /// A valid set of documents: what a revision holds and a node compiles. Cheap to clone; documents are shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,8 +106,9 @@ impl State {
         }
     }
 
-    /// What the set becomes with the documents of a batch. Every error of the batch and of the result comes at once.
-    pub fn plan(&self, batch: Batch, others: Others) -> Result<Plan, Invalid> {
+    /// What the set becomes with the documents of a batch, at this moment. Every error of the batch and of the result
+    /// comes at once.
+    pub fn plan(&self, batch: Batch, others: Others, now: Timestamp) -> Result<Plan, Invalid> {
         let mut errors = batch.errors;
         let mut set = match others {
             Others::Keep => self.documents.clone(),
@@ -114,6 +116,13 @@ impl State {
         };
         let mut origins = BTreeMap::new();
         for (key, (document, origin)) in batch.documents {
+            // What was there before may have ended since; applying it again changes nothing.
+            if self.documents.get(&key) != Some(&document)
+                && let Some(end) = document.spec().ends_at().filter(|end| *end <= now)
+            {
+                let message = format!("expired on arrival: it ended at {end}, and it is {now}");
+                errors.push(origin.error(&key, "spec.expiresAt", message));
+            }
             set.insert(key.clone(), document);
             origins.insert(key, origin);
         }
@@ -122,8 +131,8 @@ impl State {
             warnings,
         } = check::check(&set);
         let follows_from_another = |finding: &Finding| {
-            let missing = finding.missing.as_ref();
-            missing.is_some_and(|missing| batch.incomplete || batch.broken.contains(missing))
+            let is_broken = |missing: &Key| batch.incomplete || batch.broken.contains(missing);
+            finding.missing.iter().any(is_broken)
         };
         let placed = |finding: Finding| place_in_file(&origins, finding);
         errors.extend(
@@ -140,7 +149,8 @@ impl State {
         let state = Self::from_checked(set);
         let changes = self.diff(&state);
         let mut said = batch.warnings;
-        said.extend(warnings.into_iter().map(placed));
+        let never_decide = crate::shadow::shadowed(&state.documents);
+        said.extend(warnings.into_iter().chain(never_decide).map(placed));
         said.sort();
         Ok(Plan {
             state,

@@ -2,7 +2,7 @@
 
 use march_model::{
     Affinity, Algorithm, Batch, ChangeKind, Document, Key, Mode, Others, Plan, Probe, Source, Spec,
-    State, TierChoice,
+    State, TierChoice, Timestamp,
 };
 
 const EXAMPLE: &str = r#"
@@ -45,7 +45,11 @@ fn source(text: &str) -> Source {
 
 fn plan(text: &str) -> Plan {
     State::default()
-        .plan(Batch::parse(&[source(text)]), Others::Keep)
+        .plan(
+            Batch::parse(&[source(text)]),
+            Others::Keep,
+            Timestamp::EPOCH,
+        )
         .unwrap()
 }
 
@@ -184,7 +188,9 @@ fn differences_name_fields_and_ignore_order() {
         .replace("name: deny", "name: refuse")
         .replace("sources: [198.51.100.0/24]", "sources: [203.0.113.0/24]");
     let batch = Batch::parse(&[source(&text)]);
-    let plan = before.plan(batch, Others::Delete).unwrap();
+    let plan = before
+        .plan(batch, Others::Delete, Timestamp::EPOCH)
+        .unwrap();
     let shown: Vec<String> = plan
         .changes
         .iter()

@@ -5,15 +5,19 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use march_model::{
-    Batch, Document, FieldError, Invalid, Others, Plan, Source, State, read_sources,
+    Batch, Document, FieldError, Invalid, Others, Plan, Source, State, Timestamp, read_sources,
 };
+
+fn now() -> Timestamp {
+    "2026-06-01T00:00:00Z".parse().unwrap()
+}
 
 fn try_plan(text: &str) -> Result<Plan, Invalid> {
     let source = Source {
         name: "a.yaml".to_owned(),
         text: text.to_owned(),
     };
-    State::default().plan(Batch::parse(&[source]), Others::Keep)
+    State::default().plan(Batch::parse(&[source]), Others::Keep, now())
 }
 
 fn errors(text: &str) -> Vec<String> {
@@ -278,7 +282,7 @@ fn errors_of_the_present_set_are_found_through_the_new_document() {
         name: "b.yaml".to_owned(),
         text,
     }]);
-    let found = present.state.plan(batch, Others::Keep).unwrap_err();
+    let found = present.state.plan(batch, Others::Keep, now()).unwrap_err();
     assert_eq!(
         found.0[0].to_string(),
         "Service/web: spec.address: tcp 192.0.2.10 port 80 is used twice, by Service/api and by Service/web"

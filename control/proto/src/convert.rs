@@ -165,7 +165,7 @@ pub fn delta(from: (u64, &model::State), to: (u64, &model::State)) -> v1::Delta 
 
 #[cfg(test)]
 mod tests {
-    use march_model::{Batch, Others, Source, State};
+    use march_model::{Batch, Others, Source, State, Timestamp};
 
     use super::*;
 
@@ -180,7 +180,7 @@ mod tests {
             text: rules.iter().map(rule).collect(),
         };
         State::default()
-            .plan(Batch::parse(&[source]), Others::Keep)
+            .plan(Batch::parse(&[source]), Others::Keep, Timestamp::EPOCH)
             .unwrap()
             .state
     }

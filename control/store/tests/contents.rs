@@ -38,7 +38,7 @@ fn documents(state: &State, text: String) -> Plan {
     let name = "t".to_owned();
     let batch = Batch::parse(&[Source { name, text }]);
     state
-        .plan(batch, Others::Keep)
+        .plan(batch, Others::Keep, march_model::Timestamp::EPOCH)
         .unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use march_model::{Batch, ChangeKind, Key, Others, Plan, Source, State};
+use march_model::{Batch, ChangeKind, Key, Others, Plan, Source, State, Timestamp};
 use march_store::{
     AdminState, Author, BackendAdmin, DEFAULT_MAX_BYTES, KEEP_REVISIONS, Store, StoreError,
 };
@@ -20,7 +20,9 @@ fn plan(state: &State, text: &str, others: Others) -> Plan {
         name: "t".to_owned(),
         text: text.to_owned(),
     };
-    state.plan(Batch::parse(&[source]), others).unwrap()
+    state
+        .plan(Batch::parse(&[source]), others, Timestamp::EPOCH)
+        .unwrap()
 }
 
 fn author() -> Author {

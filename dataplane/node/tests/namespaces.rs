@@ -330,6 +330,7 @@ fn write_last_good(state_dir: &Path, tier: &str) {
         .plan(
             march_model::Batch::parse(&[source]),
             march_model::Others::Keep,
+            march_model::Timestamp::EPOCH,
         )
         .expect("the documents are valid")
         .state;

@@ -40,7 +40,11 @@ fn state() -> State {
         text: DOCUMENTS.into(),
     }]);
     State::default()
-        .plan(batch, march_model::Others::Keep)
+        .plan(
+            batch,
+            march_model::Others::Keep,
+            march_model::Timestamp::EPOCH,
+        )
         .expect("the documents are valid")
         .state
 }
