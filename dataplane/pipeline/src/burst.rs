@@ -1,7 +1,7 @@
 //! The hot path: what an established flow's packet goes through, in stages over the whole burst.
 
-use march_flow::{AddressPair, Candidate, FlowState, FlowTable, Key};
-use march_tables::{AdjacencyState, Generation, PortId};
+use march_flow::{AddressPair, Candidate, Direction, Flow, FlowHandle, FlowState, FlowTable, Key};
+use march_tables::{Adjacency, AdjacencyState, Generation, PortId};
 use march_wire::{Buffer, Verdict};
 
 use crate::BURST;
@@ -94,8 +94,8 @@ pub(crate) fn forward<F: IpVersion, B: Buffer>(
     slow
 }
 
-/// `None` for anything that needs a second thought: no flow, a handshake, another epoch, a backend that is leaving, a next
-/// hop that is not resolved, a packet too big.
+/// `None` for anything that needs a second thought: no flow, a handshake, another epoch, a treatment, a backend that is leaving,
+/// a next hop that is not resolved, a packet too big.
 #[inline(always)]
 fn forward_one<F: IpVersion>(
     packet: &Staged<F::Pair>,
@@ -105,15 +105,27 @@ fn forward_one<F: IpVersion>(
     now: Now,
     bytes: &mut [u8],
 ) -> Option<PortId> {
-    let handle = flows.verify(packet.candidate, packet.hash, &packet.key)?;
-    let flow = flows.flow_mut(handle.index);
+    let FlowHandle { index, direction } =
+        flows.verify(packet.candidate, packet.hash, &packet.key)?;
+    let flow = flows.flow_mut(index);
     let steady = matches!(flow.state, FlowState::Established | FlowState::Datagram)
         & (packet.flags & march_flow::tcp::TRANSITION_FLAGS == 0)
-        & (flow.epoch == generation.epoch);
+        & flow.is_plain_under(generation.epoch);
     if !steady {
         return None;
     }
-    let side = handle.direction.index();
+    let adjacency = departure(flow, direction, packet.ip_len, generation)?;
+    send::<F>(packet, flow, direction, adjacency, counters, now, bytes)
+}
+
+/// The next hop of a packet of an up-to-date flow, if the packet can leave at once.
+#[inline(always)]
+pub(crate) fn departure<'a, P: AddressPair>(
+    flow: &Flow<P>,
+    direction: Direction,
+    ip_len: u32,
+    generation: &'a Generation,
+) -> Option<&'a Adjacency> {
     let mut next_hop = flow.next_hop;
     if let Some(backend) = generation.backends.get(usize::from(flow.backend)) {
         if !backend.state.keeps_flows() {
@@ -121,12 +133,25 @@ fn forward_one<F: IpVersion>(
         }
         next_hop[0] = backend.adjacency;
     }
-    let adjacency = generation.adjacencies.get(usize::from(next_hop[side]))?;
-    if adjacency.state != AdjacencyState::Resolved || packet.ip_len > u32::from(adjacency.mtu) {
-        return None;
-    }
-    let change = Change::of(flow, handle.direction);
-    // A recognised packet is as long as its headers: nothing below fails half-way.
+    let id = next_hop[direction.index()];
+    let adjacency = generation.adjacencies.get(usize::from(id))?;
+    let can_leave =
+        adjacency.state == AdjacencyState::Resolved && ip_len <= u32::from(adjacency.mtu);
+    can_leave.then_some(adjacency)
+}
+
+/// Rewrites and counts. A recognised packet is as long as its headers: nothing here fails half-way.
+#[inline(always)]
+pub(crate) fn send<F: IpVersion>(
+    packet: &Staged<F::Pair>,
+    flow: &mut Flow<F::Pair>,
+    direction: Direction,
+    adjacency: &Adjacency,
+    counters: &Counters,
+    now: Now,
+    bytes: &mut [u8],
+) -> Option<PortId> {
+    let change = Change::of(flow, direction);
     if !rewrite_l4(bytes, F::L4, packet.udp_mask, &change)
         || !F::rewrite_ip(bytes, crate::rewrite::L3, &change)
     {
@@ -134,12 +159,13 @@ fn forward_one<F: IpVersion>(
     }
     bytes.get_mut(..12)?.copy_from_slice(&adjacency.rewrite);
 
+    let side = direction.index();
     let len = bytes.len();
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a frame is shorter than 64 KiB and some"
     )]
-    flow.count(handle.direction, len as u32, now.ms);
+    flow.count(direction, len as u32, now.ms);
     if let Some(service) = counters.services.get(usize::from(flow.service)) {
         service.count(side, len as u64);
     }

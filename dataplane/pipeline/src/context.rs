@@ -8,6 +8,7 @@ use crate::counters::Counters;
 use crate::guard::Sources;
 use crate::limit::Answers;
 use crate::mirror::Mirrors;
+use crate::policer::Policers;
 
 /// The lcore's clock, read once per burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub resolve: Vec<ResolveRequest>,
     pub answers: Answers,
     pub mirrors: Mirrors,
+    pub policers: Policers,
     /// Buckets of sources, for guards and rules.
     pub sources: Sources,
     /// Varies the search for a NAT port, so that two flows do not probe in step.

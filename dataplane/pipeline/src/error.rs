@@ -9,7 +9,7 @@ use march_wire::{Buffer, DropReason, Family, FiveTuple, Verdict};
 use crate::context::{Context, Shared};
 use crate::rewrite::IpVersion;
 use crate::side::Side;
-use crate::slow::{Step, Transit, expired, next_hop, port_numbers, raw_ports};
+use crate::slow::{Step, Transit, expired, port_numbers, raw_ports};
 
 impl<F: IpVersion> Side<F> {
     /// An ICMP error. What it quotes is a packet that went the other way after it was rewritten here, so the quote's
@@ -37,15 +37,13 @@ impl<F: IpVersion> Side<F> {
         if packet.ttl <= 1 {
             return expired(shared, context, frame, packet);
         }
-        if self.flows.flow(handle.index).epoch != context.generation.epoch {
-            self.recheck(shared, context, handle.index)?;
-        }
+        self.renew(shared, context, handle.index)?;
         let flow = *self.flows.flow(handle.index);
         // A redirect names a route between addresses that the other side of a translation does not know.
         if flow.is_translated() && is_redirect(packet) {
             return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
         }
-        let hop = next_hop::<F>(shared, context, &flow, handle)?;
+        let hop = self.next_hop(shared, context, handle)?;
         let adjacency = context
             .generation
             .adjacency(hop)

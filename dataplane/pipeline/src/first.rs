@@ -1,51 +1,20 @@
 //! The first packet of a flow: rules by priority, service, backend, translation.
 
-use march_flow::{Direction, Flow, FlowState, Key};
+use march_flow::{Direction, Flow, FlowState, Key, Opening};
 use march_tables::{
-    Action, AddressKind, AdjacencyState, Backend, BackendId, Mode, NatPool, PortId, Service,
-    ServiceId, Subject,
+    AddressKind, AdjacencyId, AdjacencyState, Backend, BackendId, Mode, NONE, PortId, Redirect,
+    RuleId, Service, ServiceId, SourceNat, TreatmentId,
 };
 use march_wire::parse::L4;
 use march_wire::tuple::{Address, FiveTuple};
 use march_wire::{Buffer, DropReason, Verdict, icmp, ip, tcp};
 
 use crate::context::{Context, Shared};
+use crate::judge::{self, Bound, Judgement};
+use crate::nat::{Numbered, Source, any_source};
 use crate::rewrite::IpVersion;
 use crate::side::Side;
-use crate::slow::{Step, Transit, expired, port_numbers, raw_ports, reset, resolve};
-
-/// Source ports tried before giving up. With 95 of 100 in use, all fail once in 700 times.
-const NAT_TRIES: u64 = 128;
-
-/// Steps of a walk over tuples. A prime beyond any number of tuples divides none, so that a walk visits all of them;
-/// near the golden section of 2^64, so that neighbours in time are no neighbours in ports.
-const NAT_STEP: u64 = 0x9e37_79b9_7f4a_7bb9;
-
-/// What the rules say: for a service what no rule denies goes, for transit only what a rule allows.
-pub(crate) fn rule_allows<A: Address>(
-    shared: &Shared,
-    context: &Context<'_>,
-    subject: &Subject<A>,
-    is_transit: bool,
-) -> Step<()> {
-    let matched = context.generation.rules.classify(subject);
-    if let Some(counter) = matched.and_then(|matched| {
-        shared
-            .counters
-            .rules
-            .get(usize::try_from(matched.rule).ok()?)
-    }) {
-        counter.add(1);
-    }
-    match matched.map(|matched| matched.action) {
-        Some(Action::Drop | Action::Reject) => Err(Verdict::Drop(DropReason::RuleDrop)),
-        Some(Action::Punt) => Err(Verdict::Punt),
-        Some(Action::Redirect(_)) => Err(Verdict::Drop(DropReason::UnsupportedProtocol)),
-        Some(Action::Allow) => Ok(()),
-        None | Some(Action::Count) if is_transit => Err(Verdict::Drop(DropReason::NoService)),
-        None | Some(Action::Count) => Ok(()),
-    }
-}
+use crate::slow::{Step, Transit, expired, raw_ports, reject, reset, resolve, resolve_on};
 
 /// A source that can never send, or that is one of our own.
 pub(crate) fn refuse_martian<A: Address>(context: &Context<'_>, src: A) -> Step<()> {
@@ -56,16 +25,29 @@ pub(crate) fn refuse_martian<A: Address>(context: &Context<'_>, src: A) -> Step<
     }
 }
 
-/// What is to become of a service's first packet, but for the flow itself.
+/// Ends that no packet in transit can have.
+fn refuse_unroutable<F: IpVersion>(transit: &Transit<'_, F>) -> Step<()> {
+    if !transit.dst.is_possible_destination() || transit.dst.is_link_local() {
+        return Err(Verdict::Drop(DropReason::MartianDestination));
+    }
+    if transit.src.is_link_local() {
+        return Err(Verdict::Drop(DropReason::MartianSource));
+    }
+    Ok(())
+}
+
+/// What is to become of a first packet, but for the flow itself.
 pub(crate) struct Prospect<F: IpVersion> {
     /// Under which key answers would come.
     reverse: Key<F::Pair>,
     service: ServiceId,
     backend: BackendId,
-    mode: Mode,
-    /// Whose NAT pool the key is from.
-    egress: PortId,
+    /// Where it goes, if no backend says.
+    hop: AdjacencyId,
+    source: Source,
     state: FlowState,
+    treatment: TreatmentId,
+    opening: Opening,
 }
 
 /// Why there is no flow to be.
@@ -74,6 +56,8 @@ pub(crate) enum Refusal {
     Verdict(Verdict),
     /// A segment that cannot open: answered with RST.
     Reset,
+    /// A rule refuses it: answered if it may be.
+    Reject,
     /// Out of hops: answered with time exceeded.
     Expired,
 }
@@ -84,8 +68,31 @@ impl From<Verdict> for Refusal {
     }
 }
 
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Verdict(Verdict::Drop(reason))
+    }
+}
+
+/// What comes of a first packet.
+type Outcome<F> = Result<Prospect<F>, Refusal>;
+
 /// What was decided ahead of a first packet's turn.
-pub(crate) type Ahead<F> = Result<Prospect<F>, Refusal>;
+pub(crate) struct Ahead<F: IpVersion> {
+    /// The rule that decided; counted when the packet has its turn, and not if it then has a flow.
+    rule: Option<RuleId>,
+    outcome: Outcome<F>,
+}
+
+/// Where a packet goes: where it is addressed to, or where a rule says instead.
+struct Course<F: IpVersion> {
+    dst: F::Address,
+    dst_port: u16,
+    /// The port on whose link it is, or [`NONE`] where routes say.
+    egress: PortId,
+    treatment: TreatmentId,
+    opening: Opening,
+}
 
 impl<F: IpVersion> Side<F> {
     /// A packet without a flow.
@@ -108,9 +115,64 @@ impl<F: IpVersion> Side<F> {
                     Err(Verdict::Drop(DropReason::NoService))
                 }
             }
-            AddressKind::Vip => self.first_to_service(shared, context, frame, transit, ahead),
-            AddressKind::NotLocal => self.first_in_transit(shared, context, frame, transit),
+            AddressKind::Vip | AddressKind::NotLocal => {
+                let Ahead { rule, outcome } = match ahead {
+                    Some(ahead) => ahead,
+                    None => Self::foresee(shared, context, transit)?,
+                };
+                judge::count(&shared.counters, rule);
+                match outcome {
+                    Err(Refusal::Verdict(verdict)) => Err(verdict),
+                    Err(Refusal::Reset) => {
+                        reset(shared, context, frame, transit.packet, DropReason::NoFlow)
+                    }
+                    Err(Refusal::Reject) => reject(shared, context, frame, transit.packet),
+                    Err(Refusal::Expired) => expired(shared, context, frame, transit.packet),
+                    Ok(prospect) => self.open(shared, context, frame, transit, &prospect),
+                }
+            }
         }
+    }
+
+    /// A fragment for a service or in transit: rules are asked, and what they let through is not reassembled here.
+    pub fn fragment<B: Buffer>(
+        shared: &mut Shared,
+        context: &Context<'_>,
+        frame: &mut B,
+        transit: &Transit<'_, F>,
+    ) -> Step<Verdict> {
+        refuse_martian(context, transit.src)?;
+        let (judgement, rule) = Self::judge(context, transit)?;
+        judge::count(&shared.counters, rule);
+        match judgement {
+            Judgement::Punt => Ok(Verdict::Punt),
+            Judgement::Reject => reject(shared, context, frame, transit.packet),
+            Judgement::Drop(reason) => Err(Verdict::Drop(reason)),
+            Judgement::Pass(_) | Judgement::Redirect(..) => {
+                Err(Verdict::Drop(DropReason::Fragment))
+            }
+        }
+    }
+
+    /// What the rules say of a packet for a service's address or for somebody else's.
+    fn judge(context: &Context<'_>, transit: &Transit<'_, F>) -> Step<(Judgement, Option<RuleId>)> {
+        let bound = transit.bound();
+        if bound == Bound::Transit {
+            refuse_unroutable(transit)?;
+        }
+        let subject = transit.subject(context.ingress);
+        Ok(judge::ask(context.generation, &subject, bound))
+    }
+
+    /// What is to become of a first packet, before it is carried out.
+    fn foresee(
+        shared: &mut Shared,
+        context: &Context<'_>,
+        transit: &Transit<'_, F>,
+    ) -> Step<Ahead<F>> {
+        let (judgement, rule) = Self::judge(context, transit)?;
+        let outcome = Self::prospect(shared, context, transit, judgement);
+        Ok(Ahead { rule, outcome })
     }
 
     /// True where the destination port is one that a NAT pool with this address hands out.
@@ -127,7 +189,7 @@ impl<F: IpVersion> Side<F> {
         })
     }
 
-    /// Decides about a service's first packets before any of them is carried out, so that the cache misses of their
+    /// Decides about first packets before any of them is carried out, so that the cache misses of their
     /// flows overlap. `mask` has a bit for each recognised frame that has no flow to go on with.
     pub fn look_ahead<B: Buffer>(
         &mut self,
@@ -156,58 +218,92 @@ impl<F: IpVersion> Side<F> {
                 dst,
                 kind,
             };
-            if kind != AddressKind::Vip
+            if !matches!(kind, AddressKind::Vip | AddressKind::NotLocal)
                 || refuse_martian(context, src).is_err()
                 || self.flows.find(&transit.key()).is_some()
             {
                 continue;
             }
-            let prospect = Self::prospect(shared, context, &transit);
-            if let Ok(prospect) = &prospect {
+            let Ok(ahead) = Self::foresee(shared, context, &transit) else {
+                continue;
+            };
+            if let Ok(prospect) = &ahead.outcome {
                 self.flows.prefetch(self.flows.hash(&prospect.reverse));
                 self.flows.prefetch_free(found);
                 found += 1;
             }
-            if let Some(ahead) = self.ahead.get_mut(index) {
-                *ahead = Some(prospect);
+            if let Some(place) = self.ahead.get_mut(index) {
+                *place = Some(ahead);
             }
         }
     }
 
-    fn first_to_service<B: Buffer>(
-        &mut self,
+    /// Service or destination, next hop, and the key under which answers would come if no flow has it.
+    fn prospect(
         shared: &mut Shared,
         context: &Context<'_>,
-        frame: &mut B,
         transit: &Transit<'_, F>,
-        ahead: Option<Ahead<F>>,
-    ) -> Step<Verdict> {
-        match ahead.unwrap_or_else(|| Self::prospect(shared, context, transit)) {
-            Err(Refusal::Verdict(verdict)) => Err(verdict),
-            Err(Refusal::Reset) => {
-                reset(shared, context, frame, transit.packet, DropReason::NoFlow)
+        judgement: Judgement,
+    ) -> Outcome<F> {
+        let opening = transit.opening(context.ingress);
+        let services = &context.generation.services;
+        let tuple = transit.tuple();
+        let (dst, dst_port) = (tuple.dst, tuple.dst_port);
+        let course = |dst, dst_port, egress, treatment, opening| Course::<F> {
+            dst,
+            dst_port,
+            egress,
+            treatment,
+            opening,
+        };
+        match judgement {
+            Judgement::Punt => Err(Verdict::Punt.into()),
+            Judgement::Reject => Err(Refusal::Reject),
+            Judgement::Drop(reason) => Err(reason.into()),
+            Judgement::Pass(treatment) if transit.kind == AddressKind::Vip => {
+                let id = services
+                    .lookup(tuple.dst, tuple.protocol, tuple.dst_port)
+                    .ok_or(DropReason::NoService)?;
+                let course = course(dst, dst_port, NONE, treatment, opening);
+                Self::to_service(shared, context, transit, id, &course)
             }
-            Err(Refusal::Expired) => expired(shared, context, frame, transit.packet),
-            Ok(prospect) => {
-                let reverse = self.settle(shared, context, &prospect)?;
-                let mut flow = Flow::new(transit.key(), reverse, prospect.state, context.now.ms);
-                flow.epoch = context.generation.epoch;
-                flow.service = prospect.service;
-                flow.backend = prospect.backend;
-                self.open(shared, context, frame, transit, flow)
+            Judgement::Pass(treatment) => {
+                let course = course(dst, dst_port, NONE, treatment, opening);
+                Self::through(shared, context, transit, &course)
+            }
+            Judgement::Redirect(Redirect::Service(id), treatment) => {
+                let port = redirected::<F>(context, &tuple, id)?;
+                let course = course(dst, port, NONE, treatment, opening.redirected(NONE));
+                Self::to_service(shared, context, transit, id, &course)
+            }
+            Judgement::Redirect(Redirect::Address { address, port }, treatment) => {
+                let dst = F::Address::from_ip(address).ok_or(DropReason::UnsupportedProtocol)?;
+                let has_ports = matches!(tuple.protocol, ip::TCP | ip::UDP);
+                let dst_port = if has_ports && port != 0 {
+                    port
+                } else {
+                    dst_port
+                };
+                let opening = opening.redirected(NONE);
+                let course = course(dst, dst_port, NONE, treatment, opening);
+                Self::through(shared, context, transit, &course)
+            }
+            Judgement::Redirect(Redirect::Port(egress), treatment) => {
+                let opening = opening.redirected(egress);
+                let course = course(dst, dst_port, egress, treatment, opening);
+                Self::through(shared, context, transit, &course)
             }
         }
     }
 
-    /// Rules, service, backend, and the key under which the backend's answers would come if no flow has it.
-    fn prospect(shared: &mut Shared, context: &Context<'_>, transit: &Transit<'_, F>) -> Ahead<F> {
-        let tuple = transit.tuple();
-        rule_allows(shared, context, &transit.subject(context.ingress), false)?;
-        let id = context
-            .generation
-            .services
-            .lookup(transit.dst, tuple.protocol, tuple.dst_port)
-            .ok_or(Verdict::Drop(DropReason::NoService))?;
+    /// To a backend of a service, which is reached at the course's port.
+    fn to_service(
+        shared: &mut Shared,
+        context: &Context<'_>,
+        transit: &Transit<'_, F>,
+        id: ServiceId,
+        course: &Course<F>,
+    ) -> Outcome<F> {
         if transit
             .tcp_flags()
             .is_some_and(|flags| !tcp::is_opening(flags))
@@ -218,33 +314,24 @@ impl<F: IpVersion> Side<F> {
             return Err(Refusal::Expired);
         }
         let service = context.generation.services.get(id);
+        let tuple = transit.tuple();
         let (slot, backend) = choose::<F>(shared, context, service, &tuple)?;
-        let address =
-            F::Address::from_ip(backend.address).ok_or(Verdict::Drop(DropReason::NoBackend))?;
+        let address = F::Address::from_ip(backend.address).ok_or(DropReason::NoBackend)?;
         // The egress port, and so the NAT pool, is known once the next hop is.
         let known = context.generation.adjacency(backend.adjacency);
         let egress = match known {
             Some(adjacency) if adjacency.state == AdjacencyState::Resolved => adjacency.port,
-            _ => {
-                let hop = resolve::<F>(shared, context, address)?;
-                context
-                    .generation
-                    .adjacency(hop)
-                    .ok_or(Verdict::Drop(DropReason::NoRoute))?
-                    .port
-            }
+            _ => port_of(context, resolve::<F>(shared, context, address)?)?,
         };
-        let client = match service.mode {
-            Mode::Nat => (tuple.src, tuple.src_port),
-            Mode::FullNat => {
-                let pool = context.generation.port(egress).map(F::nat);
-                let salt = shared.next_salt();
-                pool.and_then(|pool| nat_tuples(pool, salt).next())
-                    .ok_or(Verdict::Drop(DropReason::NatExhausted))?
-            }
+        let (source, client) = match service.mode {
+            Mode::Nat => (Source::Kept, (tuple.src, tuple.src_port)),
+            Mode::FullNat => (
+                Source::PoolOf(egress),
+                any_source::<F>(shared, context, egress)?,
+            ),
         };
         let port = if backend.port == 0 {
-            tuple.dst_port
+            course.dst_port
         } else {
             backend.port
         };
@@ -256,123 +343,134 @@ impl<F: IpVersion> Side<F> {
             },
             service: id,
             backend: slot,
-            mode: service.mode,
-            egress,
+            hop: NONE,
+            source,
             state: if tuple.protocol == ip::TCP {
                 FlowState::SynSent
             } else {
                 FlowState::Datagram
             },
+            treatment: course.treatment,
+            opening: course.opening,
         })
     }
 
-    /// The answers' key: the one in prospect or, where that is taken and the source is ours to choose, another. If all
-    /// that were tried are taken, a connection that is over or whose handshake is not done makes room.
-    fn settle(
-        &mut self,
-        shared: &Shared,
-        context: &Context<'_>,
-        prospect: &Prospect<F>,
-    ) -> Step<Key<F::Pair>> {
-        let first = self.unused(prospect.reverse);
-        if first.is_ok() || prospect.mode == Mode::Nat {
-            return first;
-        }
-        let (address, _) = F::addresses(prospect.reverse.addresses);
-        let (port, salt) = port_numbers(prospect.reverse.ports);
-        let mut over = None;
-        let pool = context.generation.port(prospect.egress).map(F::nat);
-        for (source, source_port) in pool
-            .into_iter()
-            .flat_map(|pool| nat_tuples(pool, salt.into()))
-        {
-            let key = Key {
-                addresses: F::pair(address, source),
-                ports: raw_ports(port, source_port),
-                ..prospect.reverse
-            };
-            let Some(handle) = self.flows.find(&key) else {
-                return Ok(key);
-            };
-            let state = self.flows.flow(handle.index).state;
-            if over.is_none() && (state == FlowState::Closed || state.is_embryonic()) {
-                over = Some((handle.index, key));
-            }
-        }
-        let (index, key) = over.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
-        self.remove(index, &shared.counters);
-        shared.counters.flows.evicted.add(1);
-        Ok(key)
-    }
-
-    /// The key, if no flow has it: two flows whose answers look the same cannot be told apart.
-    fn unused(&self, key: Key<F::Pair>) -> Step<Key<F::Pair>> {
-        if self.flows.find(&key).is_some() {
-            Err(Verdict::Drop(DropReason::NatExhausted))
-        } else {
-            Ok(key)
-        }
-    }
-
-    fn first_in_transit<B: Buffer>(
-        &mut self,
+    /// Through this box to somebody behind it.
+    fn through(
         shared: &mut Shared,
         context: &Context<'_>,
-        frame: &mut B,
         transit: &Transit<'_, F>,
-    ) -> Step<Verdict> {
-        if !transit.dst.is_possible_destination() || transit.dst.is_link_local() {
-            return Err(Verdict::Drop(DropReason::MartianDestination));
-        }
-        if transit.src.is_link_local() {
-            return Err(Verdict::Drop(DropReason::MartianSource));
-        }
-        rule_allows(shared, context, &transit.subject(context.ingress), true)?;
+        course: &Course<F>,
+    ) -> Outcome<F> {
         let state = match transit.packet.l4 {
             L4::Tcp { flags, .. } if !tcp::is_opening(flags) => {
-                return Err(Verdict::Drop(DropReason::NoFlow));
+                return Err(DropReason::NoFlow.into());
             }
             L4::Tcp { .. } => FlowState::SynSent,
             L4::Icmp { .. } if icmp::is_echo_request(transit.packet) => FlowState::Echo,
-            L4::Icmp { .. } => return Err(Verdict::Drop(DropReason::UnsupportedProtocol)),
+            L4::Icmp { .. } => return Err(DropReason::UnsupportedProtocol.into()),
             L4::Udp { .. } | L4::Other => FlowState::Datagram,
         };
         if transit.packet.ttl <= 1 {
-            return expired(shared, context, frame, transit.packet);
+            return Err(Refusal::Expired);
         }
-        let forward = transit.key();
-        let mut flow = Flow::new(
-            forward,
-            self.unused(forward.swapped())?,
-            state,
-            context.now.ms,
-        );
-        flow.epoch = context.generation.epoch;
         // A frame that has to wait leaves no flow behind.
-        flow.next_hop[0] = resolve::<F>(shared, context, transit.dst)?;
-        self.open(shared, context, frame, transit, flow)
+        let hop = if course.egress == NONE {
+            resolve::<F>(shared, context, course.dst)?
+        } else {
+            resolve_on::<F>(shared, context, course.egress, course.dst)?
+        };
+        let key = transit.key();
+        let numbered = Numbered::of(key.protocol, state);
+        let treatment = judge::treatment(context.generation, course.treatment);
+        let (source, src) = match treatment.source_nat {
+            SourceNat::Keep => {
+                let (near, _) = crate::slow::port_numbers(key.ports);
+                (Source::Kept, (transit.src, near))
+            }
+            SourceNat::Masquerade => {
+                let egress = port_of(context, hop)?;
+                let chosen = any_source::<F>(shared, context, egress)?;
+                (Source::PoolOf(egress), chosen)
+            }
+        };
+        Ok(Prospect {
+            reverse: Key {
+                addresses: F::pair(course.dst, src.0),
+                ports: numbered.raw(course.dst_port, src.1),
+                protocol: key.protocol,
+            },
+            service: NONE,
+            backend: NONE,
+            hop,
+            source,
+            state,
+            treatment: course.treatment,
+            opening: course.opening,
+        })
     }
 
-    /// Remembers the decision and sends the packet on.
+    /// Remembers the decision and sends the packet on. A packet that does not get away leaves no flow behind.
     fn open<B: Buffer>(
         &mut self,
         shared: &mut Shared,
         context: &Context<'_>,
         frame: &mut B,
         transit: &Transit<'_, F>,
-        flow: Flow<F::Pair>,
+        prospect: &Prospect<F>,
     ) -> Step<Verdict> {
-        let state = flow.state;
+        let key = transit.key();
+        let Prospect { state, source, .. } = *prospect;
+        let numbered = Numbered::of(key.protocol, state);
+        let reverse = self.settle(shared, context, prospect.reverse, source, numbered)?;
+        let mut flow = Flow::new(key, reverse, state, context.now.ms);
+        flow.epoch = context.generation.epoch;
+        flow.service = prospect.service;
+        flow.backend = prospect.backend;
+        flow.next_hop[0] = prospect.hop;
+        flow.treatment = judge::lasting(context.generation, prospect.treatment);
         let handle = self
             .insert(flow, &shared.counters, context.now)
             .ok_or(Verdict::Drop(DropReason::TableFull))?;
         debug_assert_eq!(handle.direction, Direction::Forward);
+        self.flows.set_opening(handle.index, prospect.opening);
         let verdict = self.transmit(shared, context, frame, transit, handle, state);
         if !matches!(verdict, Ok(Verdict::Forward { .. })) {
             self.remove(handle.index, &shared.counters);
         }
         verdict
     }
+}
+
+/// The port by which a packet that a rule sends to a service reaches it.
+fn redirected<F: IpVersion>(
+    context: &Context<'_>,
+    tuple: &FiveTuple<F::Address>,
+    id: ServiceId,
+) -> Result<u16, DropReason> {
+    let services = &context.generation.services;
+    if usize::from(id) >= services.len() || services.get(id).is_vacant() {
+        return Err(DropReason::NoService);
+    }
+    let service = services.get(id);
+    let is_same_family = F::Address::from_ip(service.address.address()).is_some();
+    if !is_same_family || service.protocol != tuple.protocol {
+        return Err(DropReason::UnsupportedProtocol);
+    }
+    let keeps_port = (service.first_port..=service.last_port).contains(&tuple.dst_port);
+    Ok(if keeps_port {
+        tuple.dst_port
+    } else {
+        service.first_port
+    })
+}
+
+/// The port that a next hop is behind.
+fn port_of(context: &Context<'_>, hop: AdjacencyId) -> Step<PortId> {
+    let adjacency = context.generation.adjacency(hop);
+    adjacency
+        .map(|adjacency| adjacency.port)
+        .ok_or(Verdict::Drop(DropReason::NoRoute))
 }
 
 /// The backend of a new flow.
@@ -393,62 +491,4 @@ fn choose<'a, F: IpVersion>(
         .ok_or(NOBODY)?;
     let backend = context.generation.backend(slot).ok_or(NOBODY)?;
     Ok((slot, backend))
-}
-
-/// The pool's (address, port) pairs from a pseudo-random one on, in steps that visit all of them; [`NAT_TRIES`] at most.
-fn nat_tuples<A: Copy>(pool: &NatPool<A>, salt: u64) -> impl Iterator<Item = (A, u16)> + '_ {
-    let ports = u64::from(pool.last_port.saturating_sub(pool.first_port)) + 1;
-    let tuples = if pool.first_port > pool.last_port {
-        0
-    } else {
-        ports * pool.addresses.len() as u64
-    };
-    let step = NAT_STEP.checked_rem(tuples).unwrap_or(0);
-    let mut at = salt.checked_rem(tuples).unwrap_or(0);
-    (0..NAT_TRIES.min(tuples)).filter_map(move |_| {
-        let (address, port) = (at / ports, at % ports);
-        at = (at + step) % tuples;
-        let address = pool.addresses.get(usize::try_from(address).ok()?)?;
-        Some((*address, pool.first_port + u16::try_from(port).ok()?))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn the_walk_over_nat_ports_never_comes_back_early() {
-        for (addresses, first_port, last_port) in [
-            (1, 20_000, 32_767),
-            (3, 20_000, 32_768),
-            (1, 1, 65_535),
-            (3, 1, 65_535),
-            (3, 7, 9),
-            (1, 100, 108),
-            (2, 100, 102),
-            (1, 9, 9),
-        ] {
-            let pool = NatPool {
-                addresses: (0..addresses).collect(),
-                first_port,
-                last_port,
-            };
-            let tuples = u64::from(last_port - first_port + 1) * addresses;
-            for salt in [0, 1, u64::MAX] {
-                let mut seen = HashSet::new();
-                for (address, port) in nat_tuples(&pool, salt) {
-                    assert!((first_port..=last_port).contains(&port));
-                    seen.insert((address, port));
-                }
-                let visited = seen.len() as u64;
-                assert_eq!(
-                    visited,
-                    NAT_TRIES.min(tuples),
-                    "{addresses} x {first_port}-{last_port}"
-                );
-            }
-        }
-    }
 }

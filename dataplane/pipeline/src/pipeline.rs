@@ -13,8 +13,10 @@ use crate::counters::Counters;
 use crate::guard::Sources;
 use crate::limit::Answers;
 use crate::mirror::{MirrorSink, Mirrors};
+use crate::policer::Policers;
 use crate::rewrite::{IpVersion, V4, V6, udp_mask};
 use crate::side::Side;
+use crate::treat::Treated;
 
 /// What a pipeline is built with.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,7 @@ impl Pipeline {
                 resolve: Vec::with_capacity(BURST),
                 answers: Answers::default(),
                 mirrors: Mirrors::new(),
+                policers: Policers::new(settings.seed)?,
                 sources: Sources::new(settings.sources, settings.seed)?,
                 nat_salt: settings.seed.0 ^ settings.seed.1,
             },
@@ -113,18 +116,29 @@ impl Pipeline {
             v4: 0,
             v6: 0,
         };
-        let counters = &*self.shared.counters;
+        let has_treatments = !generation.treatments.is_empty();
         if !self.v4.stage.packets().is_empty() {
             self.v4.stage.probe(&self.v4.flows);
             left.v4 = forward::<V4, B>(
                 &self.v4.stage,
                 &mut self.v4.flows,
                 generation,
-                counters,
+                &self.shared.counters,
                 now,
                 frames,
                 verdicts,
             );
+            if left.v4 != 0 && has_treatments {
+                left.v4 = Treated::<V4, S> {
+                    stage: &self.v4.stage,
+                    flows: &mut self.v4.flows,
+                    shared: &mut self.shared,
+                    generation,
+                    now,
+                    sink,
+                }
+                .forward(left.v4, frames, verdicts);
+            }
         }
         if !self.v6.stage.packets().is_empty() {
             self.v6.stage.probe(&self.v6.flows);
@@ -132,11 +146,22 @@ impl Pipeline {
                 &self.v6.stage,
                 &mut self.v6.flows,
                 generation,
-                counters,
+                &self.shared.counters,
                 now,
                 frames,
                 verdicts,
             );
+            if left.v6 != 0 && has_treatments {
+                left.v6 = Treated::<V6, S> {
+                    stage: &self.v6.stage,
+                    flows: &mut self.v6.flows,
+                    shared: &mut self.shared,
+                    generation,
+                    now,
+                    sink,
+                }
+                .forward(left.v6, frames, verdicts);
+            }
         }
         if left.all() != 0 {
             let context = Context {

@@ -4,10 +4,12 @@
 //! plain frame and the one with a VLAN tag, options or extension headers.
 
 use march_flow::{AddressPair, Direction, Flow, Ipv4Pair, Ipv6Pair, Key};
-use march_wire::{IpPacket, fast};
+use march_wire::{IpPacket, checksum, fast};
 
 /// Offset of the Ethernet payload without a VLAN tag.
 pub const L3: usize = 14;
+/// The bits of explicit congestion notification (RFC 3168) in the octet that DSCP shares with them.
+const ECN: u8 = 0b11;
 /// Protocol number of UDP.
 pub const UDP: u8 = 17;
 
@@ -29,6 +31,13 @@ pub trait IpVersion: 'static {
     /// TTL or hop limit minus one, with the IPv4 header checksum. Returns `false` and changes nothing if the frame is too
     /// short.
     fn decrement_ttl(bytes: &mut [u8], l3: usize) -> bool;
+
+    /// Writes a differentiated services code point (RFC 2474) into the IP header at `l3`; ECN stays. Returns `false` and changes
+    /// nothing if the frame is too short.
+    fn mark(bytes: &mut [u8], l3: usize, dscp: u8) -> bool;
+
+    /// Identifier and checksum of the ICMP echo message at `l4`. Returns `false` and changes nothing if the frame is too short.
+    fn rewrite_echo(bytes: &mut [u8], l4: usize, change: &Change<Self::Pair>) -> bool;
 
     /// The pair as addresses: source, destination.
     fn addresses(pair: Self::Pair) -> (Self::Address, Self::Address);
@@ -104,6 +113,23 @@ impl IpVersion for V4 {
         true
     }
 
+    fn mark(bytes: &mut [u8], l3: usize, dscp: u8) -> bool {
+        let Some(header) = bytes.get_mut(l3..l3 + 20) else {
+            return false;
+        };
+        let old = u16::from_ne_bytes([header[0], header[1]]);
+        header[1] = dscp << 2 | header[1] & ECN;
+        let new = u16::from_ne_bytes([header[0], header[1]]);
+        let sum = u16::from_ne_bytes([header[10], header[11]]);
+        let sum = checksum::apply(sum, checksum::delta16(old, new));
+        header[10..12].copy_from_slice(&sum.to_ne_bytes());
+        true
+    }
+
+    fn rewrite_echo(bytes: &mut [u8], l4: usize, change: &Change<Ipv4Pair>) -> bool {
+        rewrite_echo(bytes, l4, 0, change.key.ports)
+    }
+
     fn addresses(pair: Ipv4Pair) -> (Self::Address, Self::Address) {
         let [a, b, c, d, e, f, g, h] = pair.0.to_ne_bytes();
         ([a, b, c, d].into(), [e, f, g, h].into())
@@ -150,6 +176,20 @@ impl IpVersion for V6 {
         };
         *limit = limit.wrapping_sub(1);
         true
+    }
+
+    fn mark(bytes: &mut [u8], l3: usize, dscp: u8) -> bool {
+        let Some([first, second]) = bytes.get_mut(l3..l3 + 2) else {
+            return false;
+        };
+        // Version, traffic class and flow label lie across the octets.
+        *first = *first & 0xf0 | dscp >> 2 & 0x0f;
+        *second = dscp << 6 | *second & 0x3f;
+        true
+    }
+
+    fn rewrite_echo(bytes: &mut [u8], l4: usize, change: &Change<Ipv6Pair>) -> bool {
+        rewrite_echo(bytes, l4, change.address_delta, change.key.ports)
     }
 
     fn addresses(pair: Ipv6Pair) -> (Self::Address, Self::Address) {
@@ -221,6 +261,20 @@ pub fn rewrite_l4<P: AddressPair>(
     if let Some(ports) = bytes.get_mut(l4..l4 + 4) {
         ports.copy_from_slice(&change.key.ports.to_ne_bytes());
     }
+    true
+}
+
+/// Identifier (the low half of `ports`, as in a key) and checksum of an echo message, which also sums what `address_delta` says.
+fn rewrite_echo(bytes: &mut [u8], l4: usize, address_delta: u16, ports: u32) -> bool {
+    let Some(message) = bytes.get_mut(l4..l4 + 8) else {
+        return false;
+    };
+    let old = u16::from_ne_bytes([message[4], message[5]]);
+    let new = low_half(ports);
+    let sum = u16::from_ne_bytes([message[2], message[3]]);
+    let delta = checksum::delta16(old, new) + u32::from(address_delta);
+    message[2..4].copy_from_slice(&checksum::apply(sum, delta).to_ne_bytes());
+    message[4..6].copy_from_slice(&new.to_ne_bytes());
     true
 }
 

@@ -1,6 +1,6 @@
 //! The slow path of one frame: everything that is not an established flow's plain packet.
 
-use march_flow::{Flow, FlowHandle, FlowState, Key, tcp};
+use march_flow::{Direction, FlowHandle, FlowState, Key, Opening, tcp};
 use march_tables::{AddressKind, AdjacencyId, AdjacencyState, NONE, PortId, Route, Subject};
 use march_wire::ethernet::{self, Link};
 use march_wire::parse::{Fragment, IpPacket, L4};
@@ -9,8 +9,10 @@ use march_wire::{Buffer, DropReason, Family, Verdict, arp as wire_arp, icmp, ip,
 
 use crate::context::{Context, ResolveRequest, Shared};
 use crate::first::Ahead;
+use crate::judge::Bound;
 use crate::rewrite::{Change, IpVersion, rewrite_l4, udp_mask};
 use crate::side::{Side, traffic_of};
+use crate::treat::treat;
 
 /// A verdict reached early: the `Err` side of the slow path's steps.
 pub(crate) type Step<T> = Result<T, Verdict>;
@@ -100,6 +102,25 @@ impl<F: IpVersion> Transit<'_, F> {
         Subject::of_parts(self.packet, self.tuple(), ingress)
     }
 
+    /// Of what rules are asked about it.
+    pub fn bound(&self) -> Bound {
+        match self.kind {
+            AddressKind::Vip => Bound::Service,
+            _ => Bound::Transit,
+        }
+    }
+
+    /// What a flow that it opens remembers of it.
+    pub fn opening(&self, ingress: PortId) -> Opening {
+        let Subject {
+            vlan,
+            dscp,
+            tcp_flags,
+            ..
+        } = self.subject(ingress);
+        Opening::new(ingress, vlan, dscp, tcp_flags)
+    }
+
     pub fn tcp_flags(&self) -> Option<u8> {
         match self.packet.l4 {
             L4::Tcp { flags, .. } => Some(flags),
@@ -165,7 +186,10 @@ impl<F: IpVersion> Side<F> {
         if packet.fragment != Fragment::None {
             return match kind {
                 AddressKind::KernelNat => Ok(Verdict::Punt),
-                _ => Err(Verdict::Drop(DropReason::Fragment)),
+                AddressKind::Vip | AddressKind::NotLocal => {
+                    Self::fragment(shared, context, frame, &transit)
+                }
+                AddressKind::Kernel | AddressKind::Nat => Err(Verdict::Drop(DropReason::Fragment)),
             };
         }
         if let L4::Icmp { kind: message, .. } = packet.l4 {
@@ -204,9 +228,7 @@ impl<F: IpVersion> Side<F> {
                 tcp::Step::Restart => return Ok(None),
             }
         }
-        if self.flows.flow(handle.index).epoch != context.generation.epoch {
-            self.recheck(shared, context, handle.index)?;
-        }
+        self.renew(shared, context, handle.index)?;
         let flow = self.flows.flow(handle.index);
         let backend = context.generation.backend(flow.backend);
         if flow.backend != NONE && !backend.is_some_and(|backend| backend.state.keeps_flows()) {
@@ -222,50 +244,6 @@ impl<F: IpVersion> Side<F> {
         }
         self.transmit(shared, context, frame, transit, handle, state)
             .map(Some)
-    }
-
-    /// The epoch moved: the rules and services running now decide whether the flow may go on. Its backend is kept.
-    pub fn recheck(&mut self, shared: &mut Shared, context: &Context<'_>, index: u32) -> Step<()> {
-        shared.counters.flows.rechecked.add(1);
-        let flow = *self.flows.flow(index);
-        let key = flow.key(march_flow::Direction::Forward);
-        let (src, dst) = F::addresses(key.addresses);
-        let (src_port, dst_port) = match flow.state {
-            FlowState::Echo => (0, 0),
-            _ => port_numbers(key.ports),
-        };
-        let tuple = FiveTuple {
-            src,
-            dst,
-            src_port,
-            dst_port,
-            protocol: key.protocol,
-        };
-        let is_transit = flow.service == NONE;
-        let subject = Subject::of_tuple(tuple, context.ingress);
-        let allowed = crate::first::rule_allows(shared, context, &subject, is_transit).is_ok();
-        let service = context
-            .generation
-            .services
-            .lookup(dst, key.protocol, dst_port);
-        if !allowed || service.is_none() != is_transit {
-            self.remove(index, &shared.counters);
-            return Err(Verdict::Drop(DropReason::PolicyChanged));
-        }
-        // The backend's gauge stays as it is, even for a moment: at 0 its slot may be given to another backend.
-        let service = service.unwrap_or(NONE);
-        let gauge = |id: u16| shared.counters.services.get(usize::from(id));
-        if let Some(before) = gauge(flow.service) {
-            before.flows.subtract(1);
-        }
-        if let Some(after) = gauge(service) {
-            after.flows.add(1);
-        }
-        let flow = self.flows.flow_mut(index);
-        flow.service = service;
-        flow.next_hop = [NONE; 2];
-        flow.epoch = context.generation.epoch;
-        Ok(())
     }
 
     /// Sends a packet on as its flow says, and only then lets the flow know of it.
@@ -284,7 +262,7 @@ impl<F: IpVersion> Side<F> {
         }
         let flow = *self.flows.flow(handle.index);
         let side = handle.direction.index();
-        let hop = next_hop::<F>(shared, context, &flow, handle)?;
+        let hop = self.next_hop(shared, context, handle)?;
         let adjacency = context
             .generation
             .adjacency(hop)
@@ -292,12 +270,25 @@ impl<F: IpVersion> Side<F> {
         if packet.ip_len() > usize::from(adjacency.mtu) {
             return too_big(shared, context, frame, packet, adjacency.mtu);
         }
-        let change = Change::of(&flow, handle.direction);
-        let has_ports = matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. });
         let bytes = frame.bytes_mut();
-        let rewritten = (!has_ports
-            || rewrite_l4(bytes, packet.l4_offset, udp_mask(packet.protocol), &change))
-            && F::rewrite_ip(bytes, packet.l3_offset, &change);
+        let mark = if flow.treatment == NONE {
+            None
+        } else {
+            treat::<F>(shared, context.generation, context.now, &flow, bytes)
+                .map_err(Verdict::Drop)?
+                .mark_for(handle.direction)
+        };
+        let change = Change::of(&flow, handle.direction);
+        let rewritten = match packet.l4 {
+            L4::Tcp { .. } | L4::Udp { .. } => {
+                rewrite_l4(bytes, packet.l4_offset, udp_mask(packet.protocol), &change)
+            }
+            L4::Icmp { .. } => {
+                !flow.is_translated() || F::rewrite_echo(bytes, packet.l4_offset, &change)
+            }
+            L4::Other => true,
+        } && F::rewrite_ip(bytes, packet.l3_offset, &change)
+            && mark.is_none_or(|dscp| F::mark(bytes, packet.l3_offset, dscp));
         debug_assert!(rewritten, "the parser saw all of the headers");
         if let Some(macs) = bytes.get_mut(..12) {
             macs.copy_from_slice(&adjacency.rewrite);
@@ -318,28 +309,30 @@ impl<F: IpVersion> Side<F> {
             port: adjacency.port,
         })
     }
-}
 
-/// Where packets of this flow and direction go; asks for the next hop and holds the frame if that is not resolved.
-pub(crate) fn next_hop<F: IpVersion>(
-    shared: &mut Shared,
-    context: &Context<'_>,
-    flow: &Flow<F::Pair>,
-    handle: FlowHandle,
-) -> Step<AdjacencyId> {
-    let generation = context.generation;
-    let remembered = match (handle.direction, generation.backend(flow.backend)) {
-        (march_flow::Direction::Forward, Some(backend)) => backend.adjacency,
-        _ => flow.next_hop[handle.direction.index()],
-    };
-    if generation
-        .adjacency(remembered)
-        .is_some_and(|adjacency| adjacency.state == AdjacencyState::Resolved)
-    {
-        return Ok(remembered);
+    /// Where packets of this flow and direction go; asks for the next hop and holds the frame if that is not resolved.
+    pub fn next_hop(
+        &self,
+        shared: &mut Shared,
+        context: &Context<'_>,
+        handle: FlowHandle,
+    ) -> Step<AdjacencyId> {
+        let generation = context.generation;
+        let flow = self.flows.flow(handle.index);
+        let remembered = match (handle.direction, generation.backend(flow.backend)) {
+            (Direction::Forward, Some(backend)) => backend.adjacency,
+            _ => flow.next_hop[handle.direction.index()],
+        };
+        if is_resolved(context, remembered) {
+            return Ok(remembered);
+        }
+        let (_, destination) = F::addresses(flow.outgoing(handle.direction).addresses);
+        let egress = self.flows.opening(handle.index).egress;
+        if handle.direction == Direction::Forward && flow.service == NONE && egress != NONE {
+            return resolve_on::<F>(shared, context, egress, destination);
+        }
+        resolve::<F>(shared, context, destination)
     }
-    let (_, destination) = F::addresses(flow.outgoing(handle.direction).addresses);
-    resolve::<F>(shared, context, destination)
 }
 
 /// The adjacency towards an address. Unresolved: asks for it, and the frame waits.
@@ -348,26 +341,43 @@ pub(crate) fn resolve<F: IpVersion>(
     context: &Context<'_>,
     destination: F::Address,
 ) -> Step<AdjacencyId> {
-    let generation = context.generation;
-    let (found, wanted) = match generation.routes.lookup(destination) {
-        Route::Via(id) => (Some(id), generation.neighbours.key(id)),
-        Route::Connected(port) => (
-            generation.neighbours.get(port, destination),
-            Some((port, destination.into())),
-        ),
-        Route::Blackhole | Route::Missing => return Err(Verdict::Drop(DropReason::NoRoute)),
-    };
-    if let Some(id) = found
-        && generation
-            .adjacency(id)
-            .is_some_and(|adjacency| adjacency.state == AdjacencyState::Resolved)
-    {
+    match context.generation.routes.lookup(destination) {
+        Route::Via(id) if is_resolved(context, id) => Ok(id),
+        Route::Via(id) => {
+            if let Some((port, address)) = context.generation.neighbours.key(id) {
+                shared.request(ResolveRequest { port, address });
+            }
+            Err(Verdict::Hold)
+        }
+        Route::Connected(port) => resolve_on::<F>(shared, context, port, destination),
+        Route::Blackhole | Route::Missing => Err(Verdict::Drop(DropReason::NoRoute)),
+    }
+}
+
+/// The adjacency of an address on the link of a port. Unresolved: asks for it, and the frame waits.
+pub(crate) fn resolve_on<F: IpVersion>(
+    shared: &mut Shared,
+    context: &Context<'_>,
+    port: PortId,
+    destination: F::Address,
+) -> Step<AdjacencyId> {
+    if context.generation.port(port).is_none() {
+        return Err(Verdict::Drop(DropReason::NoRoute));
+    }
+    let found = context.generation.neighbours.get(port, destination);
+    if let Some(id) = found.filter(|id| is_resolved(context, *id)) {
         return Ok(id);
     }
-    if let Some((port, address)) = wanted {
-        shared.request(ResolveRequest { port, address });
-    }
+    let address = destination.into();
+    shared.request(ResolveRequest { port, address });
     Err(Verdict::Hold)
+}
+
+fn is_resolved(context: &Context<'_>, id: AdjacencyId) -> bool {
+    context
+        .generation
+        .adjacency(id)
+        .is_some_and(|adjacency| adjacency.state == AdjacencyState::Resolved)
 }
 
 /// Neighbour solicitation for one of our addresses, answered; `None` for anything else.
@@ -428,8 +438,8 @@ pub(crate) fn reset<B: Buffer>(
     reason: DropReason,
 ) -> Step<Verdict> {
     // A RST is never answered, so it takes none of what there is for others.
-    let is_answerable =
-        matches!(packet.l4, L4::Tcp { flags, .. } if flags & march_wire::tcp::RST == 0);
+    let is_answerable = matches!(packet.l4, L4::Tcp { flags, .. } if flags & march_wire::tcp::RST == 0)
+        && packet.fragment == Fragment::None;
     let answered = is_answerable
         && shared.answers.resets.take(context.now.ms)
         && march_wire::tcp::answer_with_reset(frame, packet, context.port.mac);
@@ -440,6 +450,21 @@ pub(crate) fn reset<B: Buffer>(
     } else {
         Err(Verdict::Drop(reason))
     }
+}
+
+/// Refused by a rule: RST for TCP, "administratively prohibited" for all else, and beyond the rate of either nothing.
+pub(crate) fn reject<B: Buffer>(
+    shared: &mut Shared,
+    context: &Context<'_>,
+    frame: &mut B,
+    packet: &IpPacket,
+) -> Step<Verdict> {
+    const REASON: DropReason = DropReason::RuleDrop;
+    if packet.protocol == ip::TCP {
+        return reset(shared, context, frame, packet, REASON);
+    }
+    let problem = icmp::Problem::Prohibited;
+    answer_error(shared, context, frame, packet, problem, REASON)
 }
 
 /// TTL or hop limit ran out: time exceeded, from the port's own address.

@@ -77,7 +77,7 @@ struct Copies {
     is_dry: bool,
 }
 
-impl crate::MirrorSink for Copies {
+impl MirrorSink for Copies {
     fn copy(&mut self, port: PortId, frame: &[u8]) -> bool {
         if !self.is_dry {
             self.made.push((port, frame.to_vec()));
