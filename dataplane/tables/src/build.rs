@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::{
-    Adjacency, AdjacencyState, Backend, BackendId, Config, Generation, LocalAddresses, NONE,
-    Neighbours, Pool, PortId, PortTable, Route, RouteTarget, Routes, Rules, Services, SetId,
+    Adjacency, AdjacencyState, Backend, BackendId, Config, Generation, LimitId, LocalAddresses,
+    NONE, Neighbours, Pool, PortId, PortTable, Route, RouteTarget, Routes, Rules, Services, SetId,
 };
 
 /// Why a configuration cannot be compiled. The running generation is untouched.
@@ -78,6 +78,24 @@ pub enum BuildError {
         what: &'static str,
         /// The id that it has.
         port: PortId,
+    },
+    /// A guard with a set that does not exist.
+    #[error("port {port:?}: its guard names address set {set}, which does not exist")]
+    GuardSet {
+        /// Which port.
+        port: Box<str>,
+        /// The id that the set has.
+        set: SetId,
+    },
+    /// A guard with a limit that does not exist or does not count by source.
+    #[error(
+        "port {port:?}: its guard names limit {limit}, which does not exist or does not count by source"
+    )]
+    GuardLimit {
+        /// Which port.
+        port: Box<str>,
+        /// The id that the limit has.
+        limit: LimitId,
     },
     /// Two backends in one slot.
     #[error("pool {pool:?}: backend slot {slot} is taken already or reserved")]
@@ -158,6 +176,7 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         treatments: Arc::clone(rules.treatments()),
         limits: share(previous.map(|old| &old.limits), &config.limits),
         sets: share(previous.map(|old| &old.sets), &config.sets),
+        guards: crate::guard::compile(config, previous.map(|old| &old.guards))?,
         rules,
         routes,
         adjacencies: share(previous.map(|old| &old.adjacencies), &adjacencies.into()),

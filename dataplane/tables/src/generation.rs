@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     AddressSet, Adjacency, AdjacencyId, Backend, BackendId, Config, Limit, LocalAddresses,
-    Neighbours, Pool, PoolId, PortId, PortTable, Routes, Rules, Services, Treatment,
+    Neighbours, Pool, PoolId, PortGuard, PortId, PortTable, Routes, Rules, Services, Treatment,
 };
 
 /// A revision compiled for this node. Immutable; parts that did not change are shared with the previous one.
@@ -34,6 +34,8 @@ pub struct Generation {
     pub limits: Arc<[Limit]>,
     /// Address sets by [`crate::SetId`], for the guard.
     pub sets: Arc<[AddressSet]>,
+    /// What stands before the flow table, by [`PortId`]; none where there is nothing to look at.
+    pub guards: Arc<[Option<Arc<PortGuard>>]>,
     /// Routes mirrored from the kernel.
     pub routes: Arc<Routes>,
     /// Next hops by [`AdjacencyId`].
@@ -88,6 +90,12 @@ impl Generation {
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&PortTable> {
         self.ports.get(usize::from(id))
+    }
+
+    /// The guard of a port that has one.
+    #[inline]
+    pub fn guard(&self, id: PortId) -> Option<&PortGuard> {
+        self.guards.get(usize::from(id))?.as_deref()
     }
 
     /// The pool, if the id is in bounds.

@@ -21,6 +21,7 @@ mod affinity;
 mod build;
 mod config;
 mod generation;
+mod guard;
 mod keyed;
 mod local;
 mod lpm;
@@ -43,6 +44,7 @@ pub use config::{
     Algorithm, Config, MirroredNeighbour, MirroredRoute, PoolBackend, PoolConfig, RouteTarget,
 };
 pub use generation::{Generation, MAX_EPOCH_AGE};
+pub use guard::{PortGuard, Standing};
 pub use local::{AddressKind, Announcement, LocalAddresses};
 pub use maglev::{Maglev, Member};
 pub use neighbours::{Adjacency, AdjacencyState, Neighbours};
