@@ -187,8 +187,7 @@ impl Quote {
         let within = match (self.protocol, self.l4) {
             (ip::TCP, QuotedL4::Ports { .. }) => 16,
             (ip::UDP, QuotedL4::Ports { .. }) => 6,
-            // ICMPv6 sums the addresses, ICMP does not.
-            (ip::ICMPV6, QuotedL4::Icmp { .. }) => 2,
+            (ip::ICMP | ip::ICMPV6, QuotedL4::Icmp { .. }) => 2,
             _ => return None,
         };
         Some(self.l4_offset + within).filter(|at| at + 2 <= self.end)
@@ -202,7 +201,8 @@ pub struct Rewrite<A: Address> {
     pub src: A,
     /// Destination of the error itself.
     pub dst: A,
-    /// What the quoted packet shall look like; its protocol is not changed. Ports count for TCP and UDP only.
+    /// What the quoted packet shall look like; its protocol is not changed. Ports count for TCP and UDP; for an ICMP query the
+    /// source port is its identifier.
     pub quoted: FiveTuple<A>,
 }
 
@@ -247,16 +247,27 @@ fn rewrite_quote<A: Address>(frame: &mut [u8], quote: &Quote, new: &FiveTuple<A>
         let field = quote.l3_offset + 10;
         total += replace(frame, field, |old| apply(old, addresses))?;
     }
-    let mut ports = 0;
-    if let QuotedL4::Ports { src_port, dst_port } = quote.l4 {
-        ports = delta16(src_port.to_be(), new.src_port.to_be())
-            + delta16(dst_port.to_be(), new.dst_port.to_be());
-        put_u16(frame, quote.l4_offset, new.src_port)?;
-        put_u16(frame, quote.l4_offset + 2, new.dst_port)?;
-        total += ports;
+    let mut numbers = 0;
+    match quote.l4 {
+        QuotedL4::Ports { src_port, dst_port } => {
+            numbers = delta16(src_port.to_be(), new.src_port.to_be())
+                + delta16(dst_port.to_be(), new.dst_port.to_be());
+            put_u16(frame, quote.l4_offset, new.src_port)?;
+            put_u16(frame, quote.l4_offset + 2, new.dst_port)?;
+        }
+        QuotedL4::Icmp { id, .. } => {
+            numbers = delta16(id.to_be(), new.src_port.to_be());
+            put_u16(frame, quote.l4_offset + 4, new.src_port)?;
+        }
+        QuotedL4::Other => {}
     }
+    total += numbers;
     if let Some(field) = quote.l4_checksum() {
-        let change = addresses + ports;
+        // ICMPv6 sums the addresses, ICMP does not.
+        let change = match quote.protocol {
+            ip::ICMP => numbers,
+            _ => addresses + numbers,
+        };
         total += replace(frame, field, |old| match quote.protocol {
             ip::UDP => apply_udp(old, change),
             _ => apply(old, change),

@@ -20,6 +20,8 @@ enum Inner {
     Tcp,
     Udp,
     UdpWithout,
+    /// The source port is the identifier.
+    Echo,
 }
 
 /// A packet from `tuple.src` to `tuple.dst`.
@@ -30,6 +32,13 @@ fn inner<A: Address>(tuple: &FiveTuple<A>, kind: Inner) -> PacketBuilder {
         Inner::Tcp => packet.tcp(src, dst, tcp::ACK),
         Inner::Udp => packet.udp(src, dst),
         Inner::UdpWithout => packet.udp(src, dst).l4_checksum(Checksum::Zero),
+        Inner::Echo => {
+            let request = match A::FAMILY {
+                Family::V4 => 8,
+                Family::V6 => 128,
+            };
+            packet.icmp(request, 0, u32::from(src) << 16 | 7)
+        }
     }
 }
 
@@ -60,9 +69,18 @@ fn rewriting_is_rebuilding<A: Address>(
     let packet = packet_of(&frame);
     let quote = parse(frame.as_slice(), &packet).unwrap();
     let protocol = quote.protocol;
+    let ports = match kind {
+        Inner::Echo => (0, 0),
+        _ => (old.src_port, old.dst_port),
+    };
     prop_assert_eq!(
         quote.tuple::<A, _>(frame.as_slice()),
-        Some(FiveTuple { protocol, ..old })
+        Some(FiveTuple {
+            protocol,
+            src_port: ports.0,
+            dst_port: ports.1,
+            ..old
+        })
     );
     let change = Rewrite {
         src: routers.1,
@@ -111,7 +129,12 @@ proptest! {
         old: Ends,
         new: Ends,
         routers: (u128, u128),
-        kind in prop_oneof![Just(Inner::Tcp), Just(Inner::Udp), Just(Inner::UdpWithout)],
+        kind in prop_oneof![
+            Just(Inner::Tcp),
+            Just(Inner::Udp),
+            Just(Inner::UdpWithout),
+            Just(Inner::Echo),
+        ],
         // Nine bytes would cut a TCP checksum in half, and half a checksum is left as it is.
         extra in (0..80usize).prop_filter("half a checksum", |extra| *extra != 9),
     ) {
