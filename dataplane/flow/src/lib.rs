@@ -1,7 +1,8 @@
 //! One lcore's flow table: the remembered decision for every five-tuple, both directions in one object.
 //!
 //! Not shared: each lcore owns its tables, one for IPv4 and one for IPv6. Not a cache of packets, only of decisions.
-//! Entry point: [`FlowTable`]. A lookup is staged so that memory latency overlaps over a burst:
+//! Entry point: [`Flows`], which are two of [`FlowTable`]: a large one and a small one for
+//! handshakes that are not done. A lookup is staged so that memory latency overlaps over a burst:
 //! [`FlowTable::prefetch`] by hash, [`FlowTable::probe`] (which prefetches the flow), then [`FlowTable::verify`].
 //!
 //! Layout: a bucket is one cache line of eight 16-bit tags and eight 32-bit slots; a slot names a flow and a direction.
@@ -17,8 +18,10 @@
 mod address;
 mod bucket;
 mod flow;
+mod flows;
 mod memory;
 mod opening;
+mod order;
 mod rate;
 mod sources;
 mod table;
@@ -26,6 +29,7 @@ pub mod tcp;
 
 pub use address::{AddressPair, HashSeed, Ipv4Pair, Ipv6Pair, Key};
 pub use flow::{Direction, Flow, FlowState, NONE};
+pub use flows::Flows;
 pub use opening::Opening;
 pub use rate::{Rate, TokenBucket};
 pub use sources::{SourceKey, SourceTable};

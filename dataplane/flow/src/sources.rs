@@ -220,7 +220,7 @@ mod tests {
         }
         let kept = table.tracked();
         assert!(kept > 960_000, "{kept} places in use");
-        assert_eq!(table.evicted() as usize, 1_000_000 - kept);
+        assert_eq!(usize::try_from(table.evicted()), Ok(1_000_000 - kept));
         assert_eq!(table.memory_bytes(), 32 << 20);
     }
 
