@@ -435,7 +435,9 @@ impl<F: IpVersion> Side<F> {
         debug_assert_eq!(handle.direction, Direction::Forward);
         self.flows.set_opening(handle.index, prospect.opening);
         let verdict = self.transmit(shared, context, frame, transit, handle, state);
-        if !matches!(verdict, Ok(Verdict::Forward { .. })) {
+        if matches!(verdict, Ok(Verdict::Forward { .. })) {
+            self.count_created(handle.index, &shared.counters);
+        } else {
             self.remove(handle.index, &shared.counters);
         }
         verdict

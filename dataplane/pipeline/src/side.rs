@@ -39,10 +39,8 @@ impl<F: IpVersion> Side<F> {
         for _ in 0..2 {
             match self.flows.insert(flow) {
                 Ok(index) => {
-                    counters.flows.created.add(1);
                     counters.flows.live[F::INDEX].set(self.flows.len() as u64);
                     for traffic in traffic_of(&flow, counters) {
-                        traffic.flows_created.add(1);
                         traffic.flows.add(1);
                     }
                     return Some(FlowHandle {
@@ -59,6 +57,14 @@ impl<F: IpVersion> Side<F> {
             }
         }
         None
+    }
+
+    /// Counts a flow whose first packet is on its way.
+    pub fn count_created(&self, index: u32, counters: &Counters) {
+        counters.flows.created.add(1);
+        for traffic in traffic_of(self.flows.flow(index), counters) {
+            traffic.flows_created.add(1);
+        }
     }
 
     /// Removes a flow.

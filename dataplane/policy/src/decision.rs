@@ -190,10 +190,10 @@ pub struct Hop {
 }
 
 /// A copy of the packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mirrored {
-    /// Sent out of this port.
-    Copied(PortId),
+    /// Sent out of this port, as it came in.
+    Copied(PortId, Vec<u8>),
     /// Not made: beyond the rate.
     Lost(PortId),
 }

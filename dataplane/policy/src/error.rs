@@ -8,7 +8,7 @@ use crate::answer::Problem;
 use crate::checksum;
 use crate::decide::{Step, Walk};
 use crate::decision::{AddressOwner, Translated};
-use crate::facts::{Facts, ICMPV6, TCP, Tuple, UDP};
+use crate::facts::{Facts, ICMP, ICMPV6, TCP, Tuple, UDP};
 use crate::flows::{Direction, Flow};
 use crate::rewrite::{fix_ip_header, keep_sum, l4_sum, lower_ttl, put_addresses};
 
@@ -124,14 +124,21 @@ fn rewrite_quote(frame: &mut [u8], quote: &Quote, before: Tuple, after: Tuple) {
         frame[field..field + 2].copy_from_slice(&kept.to_be_bytes());
     }
     let at = quote.l4_offset;
-    if let QuotedL4::Ports { .. } = quote.l4 {
-        frame[at..at + 2].copy_from_slice(&after.src_port.to_be_bytes());
-        frame[at + 2..at + 4].copy_from_slice(&after.dst_port.to_be_bytes());
+    match quote.l4 {
+        QuotedL4::Ports { .. } => {
+            frame[at..at + 2].copy_from_slice(&after.src_port.to_be_bytes());
+            frame[at + 2..at + 4].copy_from_slice(&after.dst_port.to_be_bytes());
+        }
+        // The identifier of an echo.
+        QuotedL4::Icmp { .. } => {
+            frame[at + 4..at + 6].copy_from_slice(&after.src_port.to_be_bytes());
+        }
+        QuotedL4::Other => {}
     }
     let within = match (quote.protocol, quote.l4) {
         (TCP, QuotedL4::Ports { .. }) => 16,
         (UDP, QuotedL4::Ports { .. }) => 6,
-        (ICMPV6, QuotedL4::Icmp { .. }) => 2,
+        (ICMP | ICMPV6, QuotedL4::Icmp { .. }) => 2,
         _ => return,
     };
     let field = at + within;
@@ -150,7 +157,10 @@ fn rewrite_quote(frame: &mut [u8], quote: &Quote, before: Tuple, after: Tuple) {
 /// What of the quoted segment is there, and its pseudo-header. The segment's length is the same before and after: any will do.
 fn quoted_l4_bytes(frame: &[u8], quote: &Quote, tuple: Tuple) -> Vec<u8> {
     let segment = &frame[quote.l4_offset..quote.end];
-    let pseudo = checksum::pseudo_header(tuple.src, tuple.dst, quote.protocol, segment.len());
+    let pseudo = match quote.protocol {
+        ICMP => Vec::new(),
+        protocol => checksum::pseudo_header(tuple.src, tuple.dst, protocol, segment.len()),
+    };
     [&pseudo, segment].concat()
 }
 

@@ -2,7 +2,9 @@
 
 use core::net::IpAddr;
 
-use march_tables::{Affinity, Mode, PoolBackend, PortId, Redirect, Service, ServiceId, SourceNat};
+use march_tables::{
+    Affinity, Mode, NatPool, PoolBackend, PortId, Redirect, Service, ServiceId, SourceNat,
+};
 use march_wire::tuple::FiveTuple;
 use march_wire::{DropReason, Verdict};
 
@@ -10,7 +12,8 @@ use crate::answer::Problem;
 use crate::decide::{Step, Walk};
 use crate::decision::{AddressOwner, BackendUse, Counter, FlowUse, Hop, ServiceUse};
 use crate::facts::{
-    ACK, Facts, SYN, TCP, Tuple, UDP, is_link_local, is_possible_destination, is_possible_source,
+    ACK, Facts, ICMP, ICMPV6, SYN, TCP, Tuple, UDP, is_link_local, is_possible_destination,
+    is_possible_source,
 };
 use crate::flows::{Direction, Flow, FlowId, Life, Opening, Way};
 use crate::policy::Policy;
@@ -92,7 +95,8 @@ impl Walk<'_> {
             mode: service.mode,
             placed,
         });
-        if service.protocol != facts.tuple.protocol {
+        let is_same_family = service.address.address().is_ipv4() == facts.is_ipv4();
+        if !is_same_family || service.protocol != facts.tuple.protocol {
             return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
         }
         if !can_open(facts) {
@@ -144,6 +148,8 @@ impl Walk<'_> {
 
     /// Through the box to another host.
     fn through(&mut self, facts: &Facts, pass: Pass) -> Step<Verdict> {
+        let towards = destination(facts.key, pass.redirect)
+            .ok_or(Verdict::Drop(DropReason::UnsupportedProtocol))?;
         let life = match (facts.tcp_flags, facts.icmp) {
             (Some(_), _) if !can_open(facts) => return Err(Verdict::Drop(DropReason::NoFlow)),
             (Some(_), _) => Life::SynSent,
@@ -152,8 +158,6 @@ impl Walk<'_> {
             (None, None) => Life::Datagram,
         };
         self.refuse_last_hop(facts)?;
-        let towards = destination(facts.key, pass.redirect)
-            .ok_or(Verdict::Drop(DropReason::UnsupportedProtocol))?;
         let hop = match pass.redirect {
             Some(Redirect::Port(port)) => self.hop_on(port, towards.dst)?,
             _ => self.hop_to(towards.dst)?,
@@ -183,18 +187,20 @@ impl Walk<'_> {
         let policy = self.policy;
         let pool = policy.pool(service.pool).ok_or(nobody)?;
         let hash = hash(service.affinity, facts.tuple);
+        // A backend without a port of its own keeps the service's.
+        let is_turn = |backend: &&PoolBackend| {
+            self.chance.backend.is_some_and(|(address, port)| {
+                backend.address == address && (backend.port == port || backend.port == 0)
+            })
+        };
+        let exact =
+            |backend: &&PoolBackend| self.chance.backend == Some((backend.address, backend.port));
         let by_turn = || {
-            let is_turn = |backend: &&PoolBackend| {
-                self.chance.backend == Some((backend.address, backend.port))
-            };
-            let asked = facts.tuple.dst_port;
-            let is_turn_at_port = |backend: &&PoolBackend| {
-                backend.port == 0 && self.chance.backend == Some((backend.address, asked))
-            };
-            Policy::takers(pool)
-                .find(is_turn)
-                .or_else(|| Policy::takers(pool).find(is_turn_at_port))
-                .or_else(|| Policy::takers(pool).next())
+            let takers = || Policy::takers(pool);
+            takers()
+                .find(exact)
+                .or_else(|| takers().find(is_turn))
+                .or_else(|| takers().next())
         };
         let backend = match pool.algorithm {
             march_tables::Algorithm::Maglev => {
@@ -215,81 +221,58 @@ impl Walk<'_> {
         }
     }
 
-    /// Answers' key with an address and port of the egress port's pool in it: one that no flow has or, failing that, that of a flow
-    /// which is over or whose handshake is not done; that flow makes room.
+    /// Answers' key with an address and port (or identifier) of the egress port's pool in it: one that no flow has or, failing
+    /// that, that of a flow which is over or whose handshake is not done; that flow makes room.
     fn translated(&mut self, egress: PortId, answers: Tuple) -> Step<Tuple> {
         let offers = self.offers(egress, answers);
-        let key = |(address, port): (IpAddr, u16)| Tuple {
-            dst: address,
-            dst_port: port,
-            ..answers
-        };
-        let is_free = |offer: &(IpAddr, u16)| self.state.find(key(*offer)).is_none();
-        let observed = self.chance.source.and_then(|(address, port)| {
-            let port = if has_ports(answers.protocol) {
-                port
-            } else {
-                answers.dst_port
-            };
-            offers.contains(&(address, port)).then_some((address, port))
-        });
-        if let Some(offer) = observed
-            .filter(is_free)
-            .or_else(|| offers.iter().copied().find(is_free))
-        {
-            return Ok(key(offer));
+        let is_free = |key: &Tuple| self.state.find(*key).is_none();
+        let observed = self.chance.source.map(|source| sent_to(answers, source));
+        let observed = observed.filter(|key| offers.contains(key));
+        let free = observed.filter(is_free);
+        if let Some(key) = free.or_else(|| offers.iter().copied().find(is_free)) {
+            return Ok(key);
         }
-        let over = |offer: &(IpAddr, u16)| -> Option<FlowId> {
-            let (id, _) = self.state.find(key(*offer))?;
+        let over = |key: Tuple| -> Option<(FlowId, Tuple)> {
+            let (id, _) = self.state.find(key)?;
             let life = self.state.flow(id).life;
-            (life == Life::Closed || life.is_half_open()).then_some(id)
+            (life == Life::Closed || life.is_half_open()).then_some((id, key))
         };
-        let found = observed
-            .into_iter()
-            .chain(offers.iter().copied())
-            .find_map(|offer| Some((over(&offer)?, key(offer))));
+        let found = observed.into_iter().chain(offers).find_map(over);
         let (id, key) = found.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
         self.forget(id);
         self.move_counter(Counter::FlowsEvicted, 1);
         Ok(key)
     }
 
-    /// What a port's pool offers; a protocol without ports keeps what it has in their place.
-    fn offers(&self, egress: PortId, answers: Tuple) -> Vec<(IpAddr, u16)> {
+    /// Every key that answers could have by a port's pool.
+    fn offers(&self, egress: PortId, answers: Tuple) -> Vec<Tuple> {
         let Some(table) = self.policy.port(egress) else {
             return Vec::new();
         };
-        let (addresses, first, last): (Vec<IpAddr>, u16, u16) = if answers.src.is_ipv4() {
-            let pool = &table.nat4;
+        let (addresses, ports): (Vec<IpAddr>, _) = if answers.src.is_ipv4() {
+            let NatPool {
+                addresses,
+                first_port,
+                last_port,
+            } = &table.nat4;
             (
-                pool.addresses
-                    .iter()
-                    .map(|address| (*address).into())
-                    .collect(),
-                pool.first_port,
-                pool.last_port,
+                addresses.iter().map(|address| (*address).into()).collect(),
+                *first_port..=*last_port,
             )
         } else {
-            let pool = &table.nat6;
+            let NatPool {
+                addresses,
+                first_port,
+                last_port,
+            } = &table.nat6;
             (
-                pool.addresses
-                    .iter()
-                    .map(|address| (*address).into())
-                    .collect(),
-                pool.first_port,
-                pool.last_port,
+                addresses.iter().map(|address| (*address).into()).collect(),
+                *first_port..=*last_port,
             )
-        };
-        let (first, last) = if has_ports(answers.protocol) {
-            (first, last)
-        } else {
-            (answers.dst_port, answers.dst_port)
         };
         let each = |address: &IpAddr| {
-            let address = *address;
-            (first..=last)
-                .map(move |port| (address, port))
-                .collect::<Vec<_>>()
+            let keys = ports.clone().map(|port| sent_to(answers, (*address, port)));
+            keys.collect::<Vec<_>>()
         };
         addresses.iter().flat_map(each).collect()
     }
@@ -305,6 +288,9 @@ impl Walk<'_> {
 
     /// The neighbour with this address on a port's link.
     pub(crate) fn hop_on(&mut self, port: PortId, address: IpAddr) -> Step<Hop> {
+        if self.policy.port(port).is_none() {
+            return Err(Verdict::Drop(DropReason::NoRoute));
+        }
         let hop = Hop {
             port,
             address,
@@ -369,12 +355,27 @@ fn can_open(facts: &Facts) -> bool {
         .is_none_or(|flags| flags & SYN != 0 && flags & ACK == 0)
 }
 
+/// Answers that are sent to this source. An echo has one identifier in place of both ports, and other protocols have nothing there.
+fn sent_to(answers: Tuple, (address, number): (IpAddr, u16)) -> Tuple {
+    let (src_port, dst_port) = match answers.protocol {
+        TCP | UDP => (answers.src_port, number),
+        ICMP | ICMPV6 => (number, number),
+        _ => (0, 0),
+    };
+    Tuple {
+        dst: address,
+        src_port,
+        dst_port,
+        ..answers
+    }
+}
+
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, TCP | UDP)
 }
 
 /// A packet's ends after a redirect of its destination; `None` across families.
-fn destination(key: Tuple, redirect: Option<Redirect>) -> Option<Tuple> {
+pub(crate) fn destination(key: Tuple, redirect: Option<Redirect>) -> Option<Tuple> {
     match redirect {
         Some(Redirect::Address { address, .. }) if address.is_ipv4() != key.src.is_ipv4() => None,
         Some(Redirect::Address { address, port }) if port != 0 && has_ports(key.protocol) => {

@@ -220,6 +220,13 @@ impl State {
         }
     }
 
+    /// The flow whose packets carry this when they come in (for ICMP the identifier in place of both ports).
+    #[must_use]
+    pub fn flow_of(&self, incoming: Tuple) -> Option<(Flow, Direction)> {
+        let (id, direction) = self.find(incoming)?;
+        Some((*self.flow(id), direction))
+    }
+
     /// Every flow.
     pub fn flows(&self) -> impl Iterator<Item = &Flow> {
         self.flows.values()

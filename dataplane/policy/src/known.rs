@@ -5,8 +5,9 @@ use march_wire::{DropReason, Verdict};
 
 use crate::decide::{Step, Walk};
 use crate::decision::{AddressOwner, Counter, FlowUse};
-use crate::facts::Facts;
-use crate::flows::{Direction, FlowId, Way};
+use crate::facts::{Facts, Tuple};
+use crate::first::destination;
+use crate::flows::{Direction, Flow, FlowId, Way};
 use crate::rule::{Pass, Seen, Towards};
 use crate::tcp::{Turn, turn};
 
@@ -58,7 +59,7 @@ impl Walk<'_> {
         self.move_counter(Counter::FlowsRechecked, 1);
         let allowed = self.judge_again(&Seen::opening(&flow.opening));
         let Some((pass, way)) =
-            allowed.and_then(|(pass, leads)| Some((pass, goes_on(flow.way, leads)?)))
+            allowed.and_then(|(pass, leads)| Some((pass, goes_on(&flow, leads)?)))
         else {
             self.forget(id);
             self.told.flow = FlowUse::Ended;
@@ -133,9 +134,9 @@ enum Leads {
     },
 }
 
-/// The way on of a flow that went `before` and whose opening packet would now be led to `leads`; `None` if it cannot go on.
-fn goes_on(before: Way, leads: Leads) -> Option<Way> {
-    match (before, leads) {
+/// The way on of a flow whose opening packet would now be led to `leads`; `None` if it cannot go on.
+fn goes_on(flow: &Flow, leads: Leads) -> Option<Way> {
+    match (flow.way, leads) {
         (
             Way::Service {
                 service: old,
@@ -163,7 +164,26 @@ fn goes_on(before: Way, leads: Leads) -> Option<Way> {
                 redirect: now,
                 source_nat: nat_now,
             },
-        ) => (redirect == now && source_nat == nat_now).then_some(before),
+        ) => {
+            let is_same = leads_alike(flow.forward, redirect, now) && source_nat == nat_now;
+            let way = Way::Transit {
+                redirect: now,
+                source_nat,
+            };
+            is_same.then_some(way)
+        }
         _ => None,
+    }
+}
+
+/// Whether two redirects, or none, send a packet to the same place.
+fn leads_alike(key: Tuple, before: Option<Redirect>, now: Option<Redirect>) -> bool {
+    match (before, now) {
+        (Some(Redirect::Port(before)), Some(Redirect::Port(now))) => before == now,
+        (Some(Redirect::Address { .. }), Some(Redirect::Address { .. })) => {
+            destination(key, before) == destination(key, now)
+        }
+        (None, None) => true,
+        _ => false,
     }
 }

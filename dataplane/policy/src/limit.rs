@@ -160,7 +160,7 @@ impl Walk<'_> {
         let (rate, now_ms) = (u64::from(per_second), self.arrival.now_ms);
         let bucket = self.state.mirrors.entry(treatment).or_default();
         if rate > 0 && matches!(bucket.take(rate, rate, now_ms, 1), Taken::Had(_)) {
-            self.told.mirrored = Some(Mirrored::Copied(port));
+            self.told.mirrored = Some(Mirrored::Copied(port, self.told.frame.clone()));
             self.move_counter(Counter::Mirrored(port), 1);
         } else {
             self.told.mirrored = Some(Mirrored::Lost(port));

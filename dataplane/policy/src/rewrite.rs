@@ -7,7 +7,7 @@ use march_wire::parse::L4;
 use march_wire::tuple::Family;
 
 use crate::checksum;
-use crate::facts::{ICMPV6, Tuple};
+use crate::facts::Tuple;
 
 /// Where the checksum behind the IP header is, and whether it covers the addresses. Of a packet that the parser saw whole.
 fn l4_field(packet: &IpPacket) -> Option<(usize, Covers)> {
@@ -127,21 +127,19 @@ pub(crate) fn rewrite(
         frame[at..at + 2].copy_from_slice(&after.src_port.to_be_bytes());
         frame[at + 2..at + 4].copy_from_slice(&after.dst_port.to_be_bytes());
     }
+    if is_renumbered(packet, before, after) {
+        let at = packet.l4_offset + 4;
+        frame[at..at + 2].copy_from_slice(&after.src_port.to_be_bytes());
+    }
     if let Some(dscp) = mark {
         put_dscp(frame, packet, dscp);
     }
     lower_ttl(frame, packet);
     fix_ip_header(frame, packet);
-    if changes_sum(packet, before, after) {
-        keep_sum(frame, packet, after, sum);
-    }
+    keep_sum(frame, packet, after, sum);
 }
 
-/// Whether the L4 checksum covers anything that the rewrite changes.
-fn changes_sum(packet: &IpPacket, before: Tuple, after: Tuple) -> bool {
-    match packet.l4 {
-        L4::Tcp { .. } | L4::Udp { .. } => true,
-        L4::Icmp { .. } => packet.protocol == ICMPV6 && before != after,
-        L4::Other => false,
-    }
+/// Whether an ICMP message of a flow gets another identifier.
+fn is_renumbered(packet: &IpPacket, before: Tuple, after: Tuple) -> bool {
+    matches!(packet.l4, L4::Icmp { .. }) && before.src_port != after.src_port
 }
