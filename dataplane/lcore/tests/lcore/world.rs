@@ -8,9 +8,9 @@ use march_lcore::{FrameReceiver, FrameSender, Lcore, LcoreCounters, Parts, frame
 use march_pipeline::{Counters, Limits, Pipeline, PortCounters, ResolveRequest};
 use march_port::mem::{MemConfig, MemPort};
 use march_tables::{
-    Action, Affinity, Algorithm, BackendState, Config, Generation, MirroredNeighbour,
-    MirroredRoute, Mode, NatPool, PoolBackend, PoolConfig, PortTable, RouteTarget, Rule, Service,
-    Timeouts, build,
+    Action, Affinity, Algorithm, BackendState, Config, Generation, Limit, LimitScope, LimitUnit,
+    Mirror, MirroredNeighbour, MirroredRoute, Mode, NatPool, PoolBackend, PoolConfig, PortTable,
+    RouteTarget, Rule, Service, Timeouts, Treatment, build,
 };
 use march_wire::build::PacketBuilder;
 
@@ -135,8 +135,27 @@ pub fn config() -> Config {
         .into(),
         rules: [
             rule("bad", "198.51.100.0/24", "0.0.0.0/0", Action::Drop),
-            rule("transit", "203.0.113.0/24", "10.0.1.0/24", Action::Allow),
+            Rule {
+                treatment: Treatment {
+                    mark: Some(46),
+                    mirror: Some(Mirror {
+                        port: 1,
+                        per_second: 10_000,
+                    }),
+                    limit: Some(0),
+                    ..Treatment::default()
+                },
+                ..rule("transit", "203.0.113.0/24", "10.0.1.0/24", Action::Allow)
+            },
         ]
+        .into(),
+        limits: [Limit {
+            name: "transit".into(),
+            scope: LimitScope::Source { v4: 32, v6: 64 },
+            unit: LimitUnit::Packets,
+            per_second: 200,
+            burst: 50,
+        }]
         .into(),
         routes: [
             route("0.0.0.0/0", via(0, "10.0.0.254")),

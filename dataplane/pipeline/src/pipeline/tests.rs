@@ -10,6 +10,10 @@ use march_wire::tcp::{ACK, FIN, RST, SYN};
 use super::*;
 use crate::counters::Limits;
 
+mod actions;
+mod again;
+mod treatments;
+
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
