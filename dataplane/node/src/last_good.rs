@@ -110,19 +110,26 @@ impl LastGood {
             .map_err(file(&self.directory))
     }
 
-    /// The newest whole revision, if there is one, and what was wrong with those passed over.
+    /// Why a revision is not kept: the contents of its sets cannot be.
     #[must_use]
-    pub fn load(&self) -> (Option<Stored>, Vec<LastGoodError>) {
-        let mut damaged = Vec::new();
+    pub fn without_contents(&self, error: io::Error) -> LastGoodError {
+        let path = self.directory.clone();
+        LastGoodError::File { path, error }
+    }
+
+    /// The whole revisions, newest first, and what was wrong with those passed over.
+    #[must_use]
+    pub fn load(&self) -> (Vec<Stored>, Vec<LastGoodError>) {
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
         for name in [CURRENT, PREVIOUS] {
             match read(&self.directory.join(name)) {
-                Ok(stored) => return (Some(stored), damaged),
+                Ok(stored) => whole.push(stored),
                 Err(LastGoodError::File { error, .. })
                     if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => damaged.push(error),
             }
         }
-        (None, damaged)
+        (whole, damaged)
     }
 }
 
@@ -208,12 +215,12 @@ mod tests {
     fn the_newest_is_loaded_and_the_one_before_is_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = LastGood::new(directory.path());
-        assert!(store.load().0.is_none());
+        assert!(store.load().0.is_empty());
         for revision in 1..=3 {
             store.save_candidate(&stored(revision)).expect("saves");
             store.promote(&stored(revision)).expect("promotes");
         }
-        assert_eq!(store.load().0, Some(stored(3)));
+        assert_eq!(store.load().0, [stored(3), stored(2)]);
         assert_eq!(
             read(&directory.path().join(PREVIOUS)).expect("whole"),
             stored(2)
@@ -232,7 +239,7 @@ mod tests {
         for len in 0..whole.len() {
             fs::write(&path, &whole[..len]).expect("writes");
             let (found, damaged) = store.load();
-            assert_eq!(found, Some(stored(1)), "cut to {len} bytes");
+            assert_eq!(found, [stored(1)], "cut to {len} bytes");
             assert!(
                 damaged[0].to_string().contains("last-good is damaged"),
                 "{}",
@@ -248,7 +255,7 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             fs::write(&path, &bytes).expect("writes");
-            assert_eq!(store.load().0, Some(stored(1)), "byte {at} flipped");
+            assert_eq!(store.load().0, [stored(1)], "byte {at} flipped");
         }
     }
 
@@ -260,7 +267,7 @@ mod tests {
         store.promote(&stored(2)).expect("promotes");
         fs::write(directory.path().join(CURRENT), b"marchproxy-last-good-1 2").expect("writes");
         store.promote(&stored(3)).expect("promotes");
-        assert_eq!(store.load().0, Some(stored(3)));
+        assert_eq!(store.load().0, [stored(3), stored(1)]);
         assert_eq!(
             read(&directory.path().join(PREVIOUS)).expect("whole"),
             stored(1)

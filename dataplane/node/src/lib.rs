@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod compile;
+pub mod contents;
 pub mod engine;
 pub mod explain;
 pub mod health;

@@ -88,6 +88,7 @@ impl Agent {
             let inputs = Inputs {
                 revision: desired.revision,
                 state: &desired.state,
+                sets: &desired.sets,
                 ports,
                 kernel: &kernel,
                 unhealthy: &self.unhealthy,
@@ -133,6 +134,7 @@ impl Agent {
         let inputs = Inputs {
             revision: desired.revision,
             state: &desired.state,
+            sets: &desired.sets,
             ports,
             kernel: &kernel,
             unhealthy: &self.unhealthy,

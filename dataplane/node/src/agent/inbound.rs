@@ -9,8 +9,10 @@ use march_proto::v1::node_message::Message as ToDaemon;
 use march_proto::v1::{Ack, AdminState, BackendAdmin, Nack, NodeMessage, Telemetry};
 use tokio::sync::{mpsc, watch};
 
+use super::fetch::Timed;
 use super::{Agent, Desired, REPORT_EVERY};
 use crate::compile::{Admin, AdminStates};
+use crate::contents;
 use crate::ladder::Family;
 use crate::last_good::{Stored, StoredAdminState};
 use crate::session::{self, Inbound};
@@ -35,6 +37,8 @@ impl Agent {
                     );
                 }
                 self.note_trouble("session", Some(reason));
+                // Another session begins with another push.
+                self.open_push = None;
             }
             Inbound::Message(message, received) => self.on_message(*message, received).await,
         }
@@ -87,19 +91,23 @@ impl Agent {
                 self.keep_last_good();
             }
             FromDaemon::Query(query) => self.on_query(query),
+            FromDaemon::Chunks(chunks) => self.on_chunks(chunks).await,
         }
     }
 
-    async fn on_push(
+    /// Runs what was pushed and is whole, or refuses it, and answers.
+    pub(super) async fn run_push(
         &mut self,
-        revision: u64,
-        state: Result<State, Vec<FieldError>>,
-        received: Instant,
+        push: Timed,
+        desired: Result<Desired, Vec<FieldError>>,
     ) {
-        let verified_us = micros(received);
-        let result = match state {
-            Ok(state) => {
-                let desired = Desired { revision, state };
+        let Timed {
+            revision,
+            received,
+            verified_us,
+        } = push;
+        let result = match desired {
+            Ok(desired) => {
                 self.keep_candidate(&desired);
                 self.apply(desired, received).await
             }
@@ -121,6 +129,7 @@ impl Agent {
                     revision,
                     timings: Some(timings),
                 }));
+                self.forget_old_contents();
             }
             Err(errors) => {
                 for error in &errors {
@@ -180,7 +189,11 @@ impl Agent {
         if let Some(desired) = &self.desired
             && self.running.borrow().hash == desired.state.hash().to_string()
         {
-            let result = self.last_good.promote(&self.stored(desired));
+            let result = self
+                .contents
+                .keep(&desired.state)
+                .map_err(|error| self.last_good.without_contents(error))
+                .and_then(|()| self.last_good.promote(&self.stored(desired)));
             self.note_disk(result);
         }
     }
@@ -204,7 +217,7 @@ impl Agent {
         for error in damaged {
             tracing::error!(event = "last_good.damaged", %error, "a last-good file cannot be used");
         }
-        let Some(stored) = stored else {
+        let Some((stored, desired)) = self.newest_whole(stored) else {
             if self.options.tier_limit != Some(Family::Socket) {
                 self.resources.programs.preload(USUAL_PORTS);
             }
@@ -214,7 +227,7 @@ impl Agent {
             );
             return;
         };
-        let revision = stored.revision;
+        let revision = desired.revision;
         let admins = stored.admin_states.iter().map(|admin| BackendAdmin {
             pool: admin.pool.clone(),
             address: admin.address.clone(),
@@ -224,25 +237,53 @@ impl Agent {
                 .into(),
         });
         self.take_admins(admins.collect());
-        let result = match State::from_canonical(stored.documents.iter().map(String::as_str)) {
-            Ok(state) => {
-                self.apply(Desired { revision, state }, Instant::now())
-                    .await
-            }
-            Err(invalid) => Err(invalid.0),
-        };
-        match result {
+        match self.apply(desired, Instant::now()).await {
             Ok(_) => tracing::info!(
                 event = "last_good.running",
                 revision,
                 "running the last good revision"
             ),
-            Err(errors) => {
-                for error in errors {
-                    tracing::error!(event = "last_good.refused", revision, %error, "the last good revision cannot run");
+            Err(errors) => say_refused(revision, &errors),
+        }
+    }
+
+    /// Of what was stored, newest first, the first whose documents and contents are whole.
+    fn newest_whole(&mut self, stored: Vec<Stored>) -> Option<(Stored, Desired)> {
+        let mut whole = None;
+        let mut needed = Vec::new();
+        for stored in stored {
+            let revision = stored.revision;
+            let documents = stored.documents.iter().map(String::as_str);
+            let state = State::from_canonical(documents).map_err(|invalid| invalid.0);
+            let desired = state.and_then(|state| {
+                needed.push(contents::roots(&state).map(|(_, root)| root).collect());
+                let sets = self.contents.sets(&state)?;
+                Ok(Desired {
+                    revision,
+                    state,
+                    sets,
+                })
+            });
+            match desired {
+                Ok(desired) if whole.is_none() => {
+                    self.contents.adopt(&desired.sets);
+                    whole = Some((stored, desired));
                 }
+                Ok(_) => {}
+                Err(errors) => say_refused(revision, &errors),
             }
         }
+        needed
+            .into_iter()
+            .rev()
+            .for_each(|roots| self.contents.note_good(roots));
+        whole
+    }
+}
+
+fn say_refused(revision: u64, errors: &[FieldError]) {
+    for error in errors {
+        tracing::error!(event = "last_good.refused", revision, %error, "the last good revision cannot run");
     }
 }
 

@@ -4,6 +4,7 @@
 //! the daemon, the kernel and the health checks until it is told to stop, when it gives everything back.
 
 mod apply;
+mod fetch;
 mod inbound;
 mod place;
 mod queries;
@@ -21,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::compile::{AdminStates, Compiled, FastPort, Ids};
+use crate::contents::{Contents, Sets};
 use crate::engine::{Engine, LcoreOptions, PlannedPort, Resources};
 use crate::health::{self, HealthEvent, ProbeTarget, Prober};
 use crate::kernel::{Kernel, KernelError, Resolver};
@@ -33,6 +35,7 @@ use crate::session::{self, Inbound, Running};
 use crate::takeover::{Takeover, TakeoverError};
 use crate::telemetry;
 use crate::trace::Tracer;
+use fetch::OpenPush;
 
 /// How often lcores are asked for next hops that they miss.
 const REQUESTS_EVERY: Duration = Duration::from_millis(5);
@@ -80,6 +83,8 @@ pub enum AgentError {
 struct Desired {
     revision: u64,
     state: State,
+    /// What its address sets hold.
+    sets: Sets,
 }
 
 /// The agent.
@@ -88,6 +93,9 @@ pub struct Agent {
     kernel: Kernel,
     takeover: Takeover,
     last_good: LastGood,
+    contents: Contents,
+    /// What came and still lacks chunks.
+    open_push: Option<OpenPush>,
     publisher: Publisher,
     traffic: Arc<Counters>,
     resolver: Resolver,
@@ -142,6 +150,8 @@ impl Agent {
         let mut agent = Self {
             resolver: Resolver::new(kernel.nudges.clone()),
             last_good: LastGood::new(&options.state_dir),
+            contents: Contents::open(&options.state_dir),
+            open_push: None,
             publisher: Publisher::new(Generation::empty()),
             traffic: Arc::new(Counters::new(limits)),
             ids: Ids::new(limits),

@@ -82,9 +82,11 @@ impl Agent {
         let documents = candidate.documents.iter();
         let state = State::from_canonical(documents.map(|document| document.json.as_str()))
             .map_err(|invalid| invalid.0)?;
+        let sets = self.contents.sets(&state)?;
         self.try_build(&Desired {
             revision: candidate.revision,
             state,
+            sets,
         })
     }
 

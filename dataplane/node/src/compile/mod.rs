@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use march_model::{FieldError, Probe as ModelProbe, State};
 use march_tables::{
-    Action, Affinity, Algorithm, BackendState, Config, Mode, PoolBackend, PoolConfig, PoolId,
+    Action, AddressSet, Affinity, Algorithm, BackendState, Config, Mode, PoolBackend, PoolConfig, PoolId,
     PortId, PortRange, Rule, Service, Timeouts,
 };
 use march_wire::tuple::IpPrefix;
@@ -79,6 +79,8 @@ pub struct Inputs<'a> {
     pub revision: u64,
     /// The documents.
     pub state: &'a State,
+    /// What the address sets of `state` hold, by name.
+    pub sets: &'a [AddressSet],
     /// Ports that the lcores drive, by port id.
     pub ports: &'a [FastPort],
     /// The kernel's view.
@@ -129,6 +131,10 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
     ids.rules
         .assign(rules.iter().map(|rule| rule.name.to_string()))
         .map_err(|(name, error)| refused(format!("Rule/{name}"), "metadata.name", error))?;
+    let names = inputs.sets.iter().map(|set| set.name.to_string());
+    ids.sets
+        .assign(names)
+        .map_err(|(name, error)| refused(format!("AddressSet/{name}"), "metadata.name", error))?;
     let slots = &ids.backends;
     let pools = pools(inputs, slots);
     let ports = ports::tables(inputs.ports, inputs.kernel);
@@ -140,6 +146,7 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
         }),
         pools: pools.into(),
         rules: named(&ids.rules, &Rule::vacant(), rules, |rule| &rule.name),
+        sets: sets(&ids.sets, inputs.sets),
         routes: routes::mirrored(inputs.kernel, inputs.ports).into(),
         neighbours: routes::neighbours(inputs.kernel, inputs.ports).into(),
         local: routes::local(inputs.kernel).into(),
@@ -163,6 +170,16 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
             .collect(),
         config,
     })
+}
+
+/// The sets, each at its number.
+fn sets(slots: &Slots<String>, sets: &[AddressSet]) -> Arc<[AddressSet]> {
+    let vacant = AddressSet {
+        name: Box::default(),
+        content: [0; 32],
+        prefixes: Arc::default(),
+    };
+    named(slots, &vacant, sets.to_vec(), |set| &set.name)
 }
 
 /// A list in which everything stands at its number.

@@ -131,6 +131,8 @@ pub struct Ids {
     pub services: Slots<String>,
     /// By name; counters remember rules.
     pub rules: Slots<String>,
+    /// By name. Nothing remembers a set's number, but rules that name it are other rules when it moves.
+    pub sets: Slots<String>,
 }
 
 impl Ids {
@@ -142,6 +144,7 @@ impl Ids {
             backends: Slots::new(slots(limits.backends)),
             services: Slots::new(slots(limits.services)),
             rules: Slots::new(slots(limits.rules)),
+            sets: Slots::new(u16::MAX),
         }
     }
 
@@ -155,6 +158,7 @@ impl Ids {
         self.backends.release(|slot| idle(&traffic.backends, slot));
         self.services.release(|slot| idle(&traffic.services, slot));
         self.rules.release(|_| true);
+        self.sets.release(|_| true);
     }
 }
 

@@ -148,6 +148,7 @@ fn compiled(unhealthy: &[u16], admin: &AdminStates, ids: &mut Ids) -> Compiled {
     let inputs = Inputs {
         revision: 7,
         state: &state,
+        sets: &[],
         ports: &ports,
         kernel: &kernel,
         unhealthy: &unhealthy,
