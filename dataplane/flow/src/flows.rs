@@ -111,6 +111,16 @@ impl<A: AddressPair> Flows<A> {
         self.embryonic.prefetch(hash);
     }
 
+    /// Fetches the entry that the insertion after `ahead` others of a flow in this state will fill.
+    #[inline]
+    pub fn prefetch_free(&self, ahead: usize, state: FlowState) {
+        if state.is_embryonic() {
+            self.embryonic.prefetch_free(ahead);
+        } else {
+            self.settled.prefetch_free(ahead);
+        }
+    }
+
     /// Finds a flow.
     #[inline]
     pub fn find(&self, key: &Key<A>) -> Option<FlowHandle> {

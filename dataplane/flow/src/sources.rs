@@ -30,7 +30,7 @@ const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
 unsafe impl Zeroed for Line {}
 
 /// Who is limited: a hash over the limit and the source, from [`SourceTable::key`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceKey(u64);
 
 /// Token buckets by source, 16 bytes each, bounded. When a line is full, the source whose bucket is nearest to full makes room:

@@ -63,6 +63,23 @@ impl<P: AddressPair> Stage<P> {
         }
     }
 
+    /// Forgets the packets of all frames that have no bit in `kept`.
+    pub fn keep(&mut self, kept: u64) {
+        let mut count = 0;
+        for at in 0..self.count {
+            let Some(packet) = self.packets.get(at).copied() else {
+                break;
+            };
+            if kept >> packet.frame & 1 == 1
+                && let Some(place) = self.packets.get_mut(count)
+            {
+                *place = packet;
+                count += 1;
+            }
+        }
+        self.count = count;
+    }
+
     pub fn packets(&self) -> &[Staged<P>] {
         self.packets.get(..self.count).unwrap_or_default()
     }

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use march_tables::{Generation, PortId, PortTable};
 
 use crate::counters::Counters;
-use crate::guard::Sources;
+use crate::guard::{Admission, PuntShare, Sources};
 use crate::limit::Answers;
 use crate::mirror::Mirrors;
 use crate::policer::Policers;
@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub policers: Policers,
     /// Buckets of sources, for guards and rules.
     pub sources: Sources,
+    pub admission: Admission,
+    pub punts: PuntShare,
     /// Varies the search for a NAT port, so that two flows do not probe in step.
     pub nat_salt: u64,
 }

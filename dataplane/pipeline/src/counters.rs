@@ -155,6 +155,8 @@ pub struct TrafficCounters {
     pub flows_created: Counter,
     /// Flows that exist now (a gauge).
     pub flows: Counter,
+    /// Of these, TCP handshakes that are not done (a gauge; of services, not of backends).
+    pub half_open: Counter,
 }
 
 impl TrafficCounters {
@@ -172,6 +174,12 @@ impl TrafficCounters {
 pub struct FlowCounters {
     /// Flows that exist now, IPv4 and IPv6 (gauges).
     pub live: [Counter; 2],
+    /// Of these, in the table of handshakes that are not done (gauges).
+    pub embryonic: [Counter; 2],
+    /// 1 while that table is so full that handshakes get less time (gauges).
+    pub flood_mode: [Counter; 2],
+    /// Handshakes that had to make room for others.
+    pub embryonic_evicted: Counter,
     /// Flows created.
     pub created: Counter,
     /// Flows that ended by timeout or close.
@@ -180,6 +188,16 @@ pub struct FlowCounters {
     pub evicted: Counter,
     /// Flows looked at again because the epoch moved.
     pub rechecked: Counter,
+}
+
+/// The table of sources of one lcore, which guards and limits count in.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct SourceCounters {
+    /// Places in use, those of sources that have been silent since included (a gauge).
+    pub tracked: Counter,
+    /// Sources that were forgotten before they had their full allowance again.
+    pub evicted: Counter,
 }
 
 /// How many of each thing can be counted. A generation that needs more is refused before it is built.
@@ -201,7 +219,7 @@ impl Default for Limits {
             ports: 64,
             services: 4_096,
             backends: 16_384,
-            rules: 16_384,
+            rules: 131_072,
         }
     }
 }
@@ -219,6 +237,8 @@ pub struct Counters {
     pub rules: Box<[Counter]>,
     /// Flow tables.
     pub flows: FlowCounters,
+    /// Table of sources.
+    pub sources: SourceCounters,
 }
 
 impl Counters {
@@ -231,6 +251,7 @@ impl Counters {
             backends: zeroed(limits.backends),
             rules: zeroed(limits.rules),
             flows: FlowCounters::default(),
+            sources: SourceCounters::default(),
         }
     }
 

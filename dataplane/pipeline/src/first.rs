@@ -10,6 +10,7 @@ use march_wire::tuple::{Address, FiveTuple};
 use march_wire::{Buffer, DropReason, Verdict, icmp, ip, tcp};
 
 use crate::context::{Context, Shared};
+use crate::guard::Admission;
 use crate::judge::{self, Bound, Judgement};
 use crate::nat::{Numbered, Source, any_source};
 use crate::rewrite::IpVersion;
@@ -60,6 +61,17 @@ pub(crate) enum Refusal {
     Reject,
     /// Out of hops: answered with time exceeded.
     Expired,
+    /// Its service bounds what clients open, which only its own turn can say: nothing was looked at beyond that.
+    Later,
+}
+
+/// When a first packet is decided about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Before those ahead of it are carried out.
+    Ahead,
+    /// When all of those are.
+    Now,
 }
 
 impl From<Verdict> for Refusal {
@@ -118,7 +130,7 @@ impl<F: IpVersion> Side<F> {
             AddressKind::Vip | AddressKind::NotLocal => {
                 let Ahead { rule, outcome } = match ahead {
                     Some(ahead) => ahead,
-                    None => Self::foresee(shared, context, transit)?,
+                    None => Self::foresee(shared, context, transit, Turn::Now)?,
                 };
                 judge::count(&shared.counters, rule);
                 match outcome {
@@ -128,6 +140,7 @@ impl<F: IpVersion> Side<F> {
                     }
                     Err(Refusal::Reject) => reject(shared, context, frame, transit.packet),
                     Err(Refusal::Expired) => expired(shared, context, frame, transit.packet),
+                    Err(Refusal::Later) => unreachable!("this is its turn"),
                     Ok(prospect) => self.open(shared, context, frame, transit, &prospect),
                 }
             }
@@ -169,9 +182,10 @@ impl<F: IpVersion> Side<F> {
         shared: &mut Shared,
         context: &Context<'_>,
         transit: &Transit<'_, F>,
+        turn: Turn,
     ) -> Step<Ahead<F>> {
         let (judgement, rule) = Self::judge(context, transit)?;
-        let outcome = Self::prospect(shared, context, transit, judgement);
+        let outcome = Self::prospect(shared, context, transit, judgement, turn);
         Ok(Ahead { rule, outcome })
     }
 
@@ -224,12 +238,15 @@ impl<F: IpVersion> Side<F> {
             {
                 continue;
             }
-            let Ok(ahead) = Self::foresee(shared, context, &transit) else {
+            let Ok(ahead) = Self::foresee(shared, context, &transit, Turn::Ahead) else {
                 continue;
             };
+            if matches!(ahead.outcome, Err(Refusal::Later)) {
+                continue;
+            }
             if let Ok(prospect) = &ahead.outcome {
-                self.flows.prefetch(self.flows.hash(&prospect.reverse));
-                self.flows.prefetch_free(found);
+                self.flows.prefetch(&prospect.reverse);
+                self.flows.prefetch_free(found, prospect.state);
                 found += 1;
             }
             if let Some(place) = self.ahead.get_mut(index) {
@@ -244,6 +261,7 @@ impl<F: IpVersion> Side<F> {
         context: &Context<'_>,
         transit: &Transit<'_, F>,
         judgement: Judgement,
+        turn: Turn,
     ) -> Outcome<F> {
         let opening = transit.opening(context.ingress);
         let services = &context.generation.services;
@@ -265,7 +283,7 @@ impl<F: IpVersion> Side<F> {
                     .lookup(tuple.dst, tuple.protocol, tuple.dst_port)
                     .ok_or(DropReason::NoService)?;
                 let course = course(dst, dst_port, NONE, treatment, opening);
-                Self::to_service(shared, context, transit, id, &course)
+                Self::to_service(shared, context, transit, id, &course, turn)
             }
             Judgement::Pass(treatment) => {
                 let course = course(dst, dst_port, NONE, treatment, opening);
@@ -274,7 +292,7 @@ impl<F: IpVersion> Side<F> {
             Judgement::Redirect(Redirect::Service(id), treatment) => {
                 let port = redirected::<F>(context, &tuple, id)?;
                 let course = course(dst, port, NONE, treatment, opening.redirected(NONE));
-                Self::to_service(shared, context, transit, id, &course)
+                Self::to_service(shared, context, transit, id, &course, turn)
             }
             Judgement::Redirect(Redirect::Address { address, port }, treatment) => {
                 let dst = F::Address::from_ip(address).ok_or(DropReason::UnsupportedProtocol)?;
@@ -303,6 +321,7 @@ impl<F: IpVersion> Side<F> {
         transit: &Transit<'_, F>,
         id: ServiceId,
         course: &Course<F>,
+        turn: Turn,
     ) -> Outcome<F> {
         if transit
             .tcp_flags()
@@ -314,6 +333,13 @@ impl<F: IpVersion> Side<F> {
             return Err(Refusal::Expired);
         }
         let service = context.generation.services.get(id);
+        if Admission::is_asked(service) {
+            if turn == Turn::Ahead {
+                return Err(Refusal::Later);
+            }
+            let counters = &shared.counters;
+            shared.admission.admit(id, service, counters, context.now)?;
+        }
         let tuple = transit.tuple();
         let (slot, backend) = choose::<F>(shared, context, service, &tuple)?;
         let address = F::Address::from_ip(backend.address).ok_or(DropReason::NoBackend)?;

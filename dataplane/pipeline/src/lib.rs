@@ -40,7 +40,7 @@ mod treat;
 pub use context::{Now, ResolveRequest};
 pub use counters::{
     Counter, Counters, DropCounters, FlowCounters, Limits, Originated, PortCounters,
-    TrafficCounters,
+    SourceCounters, TrafficCounters,
 };
 pub use explain::{Explanation, Station, describe, explain};
 pub use hold::{Held, HoldQueue};

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use march_flow::Key;
-use march_tables::{Generation, PartialChecksums, PortId, PortTable};
+use march_tables::{Generation, PartialChecksums, PortGuard, PortId, PortTable};
 use march_wire::{Buffer, DropReason, Family, IpPacket, Packet, Verdict, fast};
 
 use crate::BURST;
 use crate::burst::{Staged, forward};
 use crate::context::{Context, Now, ResolveRequest, Shared};
 use crate::counters::Counters;
-use crate::guard::Sources;
+use crate::guard::{
+    Admission, PuntShare, Screened, Sources, has_right, screen_staged, screen_unrecognised,
+};
 use crate::limit::Answers;
 use crate::mirror::{MirrorSink, Mirrors};
 use crate::policer::Policers;
@@ -36,9 +38,11 @@ pub struct Pipeline {
     v4: Side<V4>,
     v6: Side<V6>,
     shared: Shared,
-    /// When the sweep last ran, and the fraction of an entry that it still owes.
+    /// When the sweep last ran, and the fraction of an entry that it still owes: settled flows of both families, then embryonic.
     swept_ms: u32,
-    owed: [u64; 2],
+    owed: [u64; 4],
+    /// Frames of the last burst that have a right to pass if they are the kernel's, a bit each.
+    with_right: u64,
 }
 
 /// One whole round of the sweep takes this long: what a timeout may be late by.
@@ -61,10 +65,13 @@ impl Pipeline {
                 mirrors: Mirrors::new(),
                 policers: Policers::new(settings.seed)?,
                 sources: Sources::new(settings.sources, settings.seed)?,
+                admission: Admission::new(),
+                punts: PuntShare::new(),
                 nat_salt: settings.seed.0 ^ settings.seed.1,
             },
             swept_ms: 0,
-            owed: [0; 2],
+            owed: [0; 4],
+            with_right: 0,
         })
     }
 
@@ -116,12 +123,18 @@ impl Pipeline {
             v4: 0,
             v6: 0,
         };
+        self.with_right = 0;
+        if let Some(guard) = generation.guard(ingress) {
+            let screened = self.screen(guard, port, left.other, now, frames, verdicts);
+            left.other &= !screened.dropped;
+            self.with_right = screened.allowed;
+        }
         let has_treatments = !generation.treatments.is_empty();
         if !self.v4.stage.packets().is_empty() {
-            self.v4.stage.probe(&self.v4.flows);
+            self.v4.stage.probe(self.v4.flows.settled());
             left.v4 = forward::<V4, B>(
                 &self.v4.stage,
-                &mut self.v4.flows,
+                self.v4.flows.settled_mut(),
                 generation,
                 &self.shared.counters,
                 now,
@@ -131,7 +144,7 @@ impl Pipeline {
             if left.v4 != 0 && has_treatments {
                 left.v4 = Treated::<V4, S> {
                     stage: &self.v4.stage,
-                    flows: &mut self.v4.flows,
+                    flows: self.v4.flows.settled_mut(),
                     shared: &mut self.shared,
                     generation,
                     now,
@@ -141,10 +154,10 @@ impl Pipeline {
             }
         }
         if !self.v6.stage.packets().is_empty() {
-            self.v6.stage.probe(&self.v6.flows);
+            self.v6.stage.probe(self.v6.flows.settled());
             left.v6 = forward::<V6, B>(
                 &self.v6.stage,
-                &mut self.v6.flows,
+                self.v6.flows.settled_mut(),
                 generation,
                 &self.shared.counters,
                 now,
@@ -154,7 +167,7 @@ impl Pipeline {
             if left.v6 != 0 && has_treatments {
                 left.v6 = Treated::<V6, S> {
                     stage: &self.v6.stage,
-                    flows: &mut self.v6.flows,
+                    flows: self.v6.flows.settled_mut(),
                     shared: &mut self.shared,
                     generation,
                     now,
@@ -200,7 +213,7 @@ impl Pipeline {
                     protocol: packet.protocol,
                 };
                 self.v4.stage.push(
-                    &self.v4.flows,
+                    self.v4.flows.settled(),
                     staged(key, u32::from(packet.ip_len), packet.tcp_flags, index),
                 );
             } else if let Some(packet) = fast::v6(bytes) {
@@ -211,7 +224,7 @@ impl Pipeline {
                     protocol: packet.protocol,
                 };
                 self.v6.stage.push(
-                    &self.v6.flows,
+                    self.v6.flows.settled(),
                     staged(key, packet.ip_len, packet.tcp_flags, index),
                 );
             } else {
@@ -256,7 +269,10 @@ impl Pipeline {
                 march_wire::parse(frame.bytes())
             };
             *verdict = match parsed {
-                Ok(packet) => self.slow(context, frame, &packet, index),
+                Ok(packet) => match self.slow(context, frame, &packet, index) {
+                    Verdict::Punt => self.punt(context.now, &packet, index),
+                    verdict => verdict,
+                },
                 Err(reason) => Verdict::Drop(reason),
             };
             if matches!(verdict, Verdict::Forward { .. }) {
@@ -292,6 +308,50 @@ impl Pipeline {
         }
     }
 
+    /// The guard of the port that the burst came in on.
+    #[inline(never)]
+    fn screen<B: Buffer>(
+        &mut self,
+        guard: &PortGuard,
+        port: &PortTable,
+        unrecognised: u64,
+        now: Now,
+        frames: &[B],
+        verdicts: &mut [Verdict],
+    ) -> Screened {
+        let sources = &mut self.shared.sources;
+        let mut screened =
+            screen_staged::<V4, B>(guard, &mut self.v4.stage, sources, now, frames, verdicts);
+        screened |=
+            screen_staged::<V6, B>(guard, &mut self.v6.stage, sources, now, frames, verdicts);
+        if unrecognised != 0 {
+            let mac = port.mac;
+            screened |=
+                screen_unrecognised(guard, mac, unrecognised, sources, now, frames, verdicts);
+        }
+        screened
+    }
+
+    /// A frame for the kernel: if it has no right to pass, there may be too much of its kind.
+    fn punt(&mut self, now: Now, packet: &Packet, index: usize) -> Verdict {
+        let bit = 1 << index;
+        if has_right(packet) {
+            self.with_right |= bit;
+        }
+        if self.with_right & bit != 0 || self.shared.punts.take(now) {
+            Verdict::Punt
+        } else {
+            Verdict::Drop(DropReason::PuntRate)
+        }
+    }
+
+    /// Whether a punted frame of the last burst may have the part of the ring to the kernel that is kept for links, peers,
+    /// allowed sources and connections that exist.
+    #[inline]
+    pub fn has_right_to_pass(&self, index: usize) -> bool {
+        self.with_right >> (index % BURST) & 1 == 1
+    }
+
     /// Frames of a local peer may carry checksums that its hardware was to finish.
     #[cold]
     #[inline(never)]
@@ -317,24 +377,31 @@ impl Pipeline {
         let elapsed_ms = u64::from(now.ms.wrapping_sub(self.swept_ms));
         if elapsed_ms > 0 {
             self.swept_ms = now.ms;
-            for (owed, capacity) in self
-                .owed
-                .iter_mut()
-                .zip([self.v4.flows.capacity(), self.v6.flows.capacity()])
-            {
+            let (v4, v6) = (&self.v4.flows, &self.v6.flows);
+            let capacities = [
+                v4.capacity(),
+                v6.capacity(),
+                v4.embryonic().capacity(),
+                v6.embryonic().capacity(),
+            ];
+            for (owed, capacity) in self.owed.iter_mut().zip(capacities) {
                 let round = capacity as u64 * SWEEP_ROUND_MS;
                 *owed = (*owed + elapsed_ms * capacity as u64).min(round);
             }
+            let counters = &self.shared.counters;
+            self.v4.watch(counters);
+            self.v6.watch(counters);
+            let table = self.shared.sources.table();
+            counters.sources.tracked.set(table.tracked() as u64);
+            counters.sources.evicted.set(table.evicted());
         }
-        let [budget4, budget6] = [0, 1].map(|index| self.budget(index));
-        if budget4 > 0 {
-            self.v4
-                .expire(budget4, generation, &self.shared.counters, now);
-        }
-        if budget6 > 0 {
-            self.v6
-                .expire(budget6, generation, &self.shared.counters, now);
-        }
+        let [settled4, settled6, embryonic4, embryonic6] =
+            [0, 1, 2, 3].map(|index| self.budget(index));
+        let counters = &self.shared.counters;
+        self.v4
+            .expire([settled4, embryonic4], generation, counters, now);
+        self.v6
+            .expire([settled6, embryonic6], generation, counters, now);
     }
 
     /// How many entries the sweep owes now, at most [`SWEEP_BUDGET`] at once.

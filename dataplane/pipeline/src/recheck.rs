@@ -13,7 +13,7 @@ use march_wire::{DropReason, Family, Verdict, ip};
 use crate::context::{Context, Shared};
 use crate::judge::{self, Bound, Judgement};
 use crate::rewrite::IpVersion;
-use crate::side::Side;
+use crate::side::{Side, end_handshake};
 use crate::slow::{Step, port_numbers};
 
 /// Type and code of an echo request.
@@ -65,6 +65,12 @@ impl<F: IpVersion> Side<F> {
         }
         if let Some(after) = gauge(service) {
             after.flows.add(1);
+        }
+        if flow.state.is_embryonic() {
+            end_handshake(flow.service, &shared.counters);
+            if let Some(after) = gauge(service) {
+                after.half_open.add(1);
+            }
         }
         flow.service = service;
         flow.treatment = judge::lasting(context.generation, treatment);

@@ -1,7 +1,7 @@
 //! One address family's half of a pipeline: its flows, its stage of the burst, and what is counted when flows come and go.
 
-use march_flow::{Flow, FlowHandle, FlowState, FlowTable, InsertError};
-use march_tables::{Generation, MAX_EPOCH_AGE, Timeouts};
+use march_flow::{Flow, FlowHandle, FlowState, Flows, InsertError};
+use march_tables::{Generation, MAX_EPOCH_AGE, ServiceId, Timeouts};
 
 use crate::BURST;
 use crate::burst::Stage;
@@ -12,7 +12,9 @@ use crate::rewrite::IpVersion;
 
 /// Flows of one family.
 pub(crate) struct Side<F: IpVersion> {
-    pub flows: FlowTable<F::Pair>,
+    pub flows: Flows<F::Pair>,
+    /// Handshakes are so many that they get less time.
+    is_flooded: bool,
     pub stage: Stage<F::Pair>,
     /// By frame of the burst: decided, not yet carried out.
     pub ahead: Box<[Option<Ahead<F>>; BURST]>,
@@ -21,7 +23,8 @@ pub(crate) struct Side<F: IpVersion> {
 impl<F: IpVersion> Side<F> {
     pub fn new(capacity: usize, seed: (u64, u64)) -> std::io::Result<Self> {
         Ok(Self {
-            flows: FlowTable::new(capacity, seed)?,
+            flows: Flows::new(capacity, seed)?,
+            is_flooded: false,
             stage: Stage::new(),
             ahead: Box::new([const { None }; BURST]),
         })
@@ -43,6 +46,11 @@ impl<F: IpVersion> Side<F> {
                     for traffic in traffic_of(&flow, counters) {
                         traffic.flows.add(1);
                     }
+                    if flow.state.is_embryonic()
+                        && let Some(service) = counters.services.get(usize::from(flow.service))
+                    {
+                        service.half_open.add(1);
+                    }
                     return Some(FlowHandle {
                         index,
                         direction: march_flow::Direction::Forward,
@@ -50,8 +58,13 @@ impl<F: IpVersion> Side<F> {
                 }
                 Err(InsertError::Crowded) => return None,
                 Err(InsertError::Full) => {
-                    let evicted = self.flows.evict(now.ms)?;
-                    counters.flows.evicted.add(1);
+                    let evicted = self.flows.make_room(&flow, now.ms)?;
+                    let counter = if flow.state.is_embryonic() {
+                        &counters.flows.embryonic_evicted
+                    } else {
+                        &counters.flows.evicted
+                    };
+                    counter.add(1);
                     forget(&evicted, counters);
                 }
             }
@@ -67,6 +80,24 @@ impl<F: IpVersion> Side<F> {
         }
     }
 
+    /// A flow of the small table that is established now moves to the large one. If that has no place for it, it stays until its
+    /// next packet.
+    pub fn promote(&mut self, index: u32, counters: &Counters, now: Now) {
+        // Once to see that the table is full, once more with room.
+        for _ in 0..2 {
+            match self.flows.promote(index) {
+                Ok(_) | Err(InsertError::Crowded) => return,
+                Err(InsertError::Full) => {
+                    let Some(evicted) = self.flows.settled_mut().evict(now.ms) else {
+                        return;
+                    };
+                    counters.flows.evicted.add(1);
+                    forget(&evicted, counters);
+                }
+            }
+        }
+    }
+
     /// Removes a flow.
     pub fn remove(&mut self, index: u32, counters: &Counters) {
         let flow = self.flows.remove(index);
@@ -74,34 +105,55 @@ impl<F: IpVersion> Side<F> {
         counters.flows.live[F::INDEX].set(self.flows.len() as u64);
     }
 
-    /// Looks at the next `budget` entries and removes the flows whose time is over. Flows that remember an epoch of long ago
-    /// forget it, before it could be taken for a new one: the number wraps.
+    /// Looks at the next entries, `budget` of the large table and of the small one, and removes the flows whose time is over.
+    /// Flows that remember an epoch of long ago forget it, before it could be taken for a new one: the number wraps.
     pub fn expire(
         &mut self,
-        budget: usize,
+        [settled, embryonic]: [usize; 2],
         generation: &Generation,
         counters: &Counters,
         now: Now,
     ) {
-        if self.flows.is_empty() {
+        if settled + embryonic == 0 || self.flows.is_empty() {
             return;
         }
+        let is_flooded = self.is_flooded;
         let is_over = |flow: &mut Flow<F::Pair>| {
             if generation.age_of(flow.epoch) > MAX_EPOCH_AGE {
                 flow.epoch = 0;
             }
-            flow.idle_ms(now.ms) >= timeout_ms(flow, generation)
+            flow.idle_ms(now.ms) >= timeout_ms(flow, generation, is_flooded)
         };
-        self.flows.sweep(budget, is_over, |flow| {
+        let on_removed = |flow: &Flow<F::Pair>| {
             counters.flows.expired.add(1);
             forget(flow, counters);
-        });
+        };
+        self.flows.settled_mut().sweep(settled, is_over, on_removed);
+        self.flows.sweep_embryonic(embryonic, is_over, on_removed);
         counters.flows.live[F::INDEX].set(self.flows.len() as u64);
+    }
+
+    /// Shows how full the table of handshakes is, and decides whether that is a flood: from half full on, until it is less than
+    /// a quarter.
+    pub fn watch(&mut self, counters: &Counters) {
+        let table = self.flows.embryonic();
+        let (count, capacity) = (table.len(), table.capacity());
+        self.is_flooded = if self.is_flooded {
+            count * 4 >= capacity
+        } else {
+            count * 2 >= capacity
+        };
+        counters.flows.embryonic[F::INDEX].set(count as u64);
+        counters.flows.flood_mode[F::INDEX].set(u64::from(self.is_flooded));
     }
 }
 
+/// How long a handshake may take while there is a flood of them, milliseconds: a SYN and one more after a second, and the same
+/// again for the answer.
+const FLOOD_SYN_MS: u32 = 3_000;
+
 /// How long this flow may be silent.
-fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation) -> u32 {
+fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation, is_flooded: bool) -> u32 {
     let service = usize::from(flow.service);
     let timeouts = if service < generation.services.len() {
         generation.services.get(flow.service).timeouts
@@ -110,6 +162,9 @@ fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation) -> u32 {
     };
     match flow.state {
         FlowState::Free | FlowState::Closed => 0,
+        FlowState::SynSent | FlowState::SynReceived if is_flooded => {
+            timeouts.syn_ms.min(FLOOD_SYN_MS)
+        }
         FlowState::SynSent | FlowState::SynReceived => timeouts.syn_ms,
         FlowState::Established => timeouts.established_ms,
         FlowState::ClosingForward
@@ -134,5 +189,15 @@ pub(crate) fn traffic_of<'a, A>(
 fn forget<A>(flow: &Flow<A>, counters: &Counters) {
     for traffic in traffic_of(flow, counters) {
         traffic.flows.subtract(1);
+    }
+    if flow.state.is_embryonic() {
+        end_handshake(flow.service, counters);
+    }
+}
+
+/// A handshake of the service is done or given up.
+pub(crate) fn end_handshake(service: ServiceId, counters: &Counters) {
+    if let Some(service) = counters.services.get(usize::from(service)) {
+        service.half_open.subtract(1);
     }
 }

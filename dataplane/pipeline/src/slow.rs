@@ -1,6 +1,6 @@
 //! The slow path of one frame: everything that is not an established flow's plain packet.
 
-use march_flow::{Direction, FlowHandle, FlowState, Key, Opening, tcp};
+use march_flow::{Direction, FlowHandle, FlowState, Flows, Key, Opening, tcp};
 use march_tables::{AddressKind, AdjacencyId, AdjacencyState, NONE, PortId, Route, Subject};
 use march_wire::ethernet::{self, Link};
 use march_wire::parse::{Fragment, IpPacket, L4};
@@ -11,7 +11,7 @@ use crate::context::{Context, ResolveRequest, Shared};
 use crate::first::Ahead;
 use crate::judge::Bound;
 use crate::rewrite::{Change, IpVersion, rewrite_l4, udp_mask};
-use crate::side::{Side, traffic_of};
+use crate::side::{Side, end_handshake, traffic_of};
 use crate::treat::treat;
 
 /// A verdict reached early: the `Err` side of the slow path's steps.
@@ -295,6 +295,9 @@ impl<F: IpVersion> Side<F> {
         }
         let len = bytes.len();
         let flow = self.flows.flow_mut(handle.index);
+        if flow.state.is_embryonic() && !state.is_embryonic() {
+            end_handshake(flow.service, &shared.counters);
+        }
         flow.state = state;
         flow.next_hop[side] = hop;
         flow.count(
@@ -304,6 +307,10 @@ impl<F: IpVersion> Side<F> {
         );
         for traffic in traffic_of(flow, &shared.counters) {
             traffic.count(side, len as u64);
+        }
+        // What ended before it was established is no use in the large table.
+        if state == FlowState::Established && Flows::<F::Pair>::is_embryonic(handle.index) {
+            self.promote(handle.index, &shared.counters, context.now);
         }
         Ok(Verdict::Forward {
             port: adjacency.port,

@@ -889,8 +889,8 @@ fn crowded_buckets_cost_no_other_flow() {
         let [e, f, g, h] = [192, 0, 2, 10];
         let key = Key {
             addresses: march_flow::Ipv4Pair(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
-            ports: crate::slow::raw_ports(port, 80),
-            protocol: 6,
+            ports: crate::slow::raw_ports(port, 53),
+            protocol: 17,
         };
         let hash = key.hash(march_flow::HashSeed(7, 9));
         (hash & 15, hash >> 48 & 15 | 1)
@@ -901,8 +901,8 @@ fn crowded_buckets_cost_no_other_flow() {
         .collect();
     assert_eq!(ports.len(), 30);
     for port in ports {
-        let syn = from_client(ENDS[0]).tcp(port, 80, SYN);
-        let (verdict, _) = world.send(0, &syn.build());
+        let datagram = from_client(ENDS[0]).udp(port, 53);
+        let (verdict, _) = world.send(0, &datagram.build());
         if !matches!(verdict, Verdict::Forward { .. }) {
             assert_eq!(verdict, Verdict::Drop(DropReason::TableFull));
         }
