@@ -5,6 +5,7 @@ use std::path::Path;
 
 use march_model::read_sources;
 use march_proto::v1;
+use serde::Serialize;
 
 use crate::args::{ApplyArgs, DeleteArgs, DiffArgs, Files, Output, RollbackArgs, What};
 use crate::client::control;
@@ -96,7 +97,7 @@ pub(crate) async fn rollback(
 }
 
 /// The texts as they are: the daemon reads them, so that every client's errors have file and line.
-fn read(files: &Files) -> Result<(Vec<v1::SourceFile>, v1::Prune), Failure> {
+pub(crate) fn read(files: &Files) -> Result<(Vec<v1::SourceFile>, v1::Prune), Failure> {
     let sources = read_sources(&files.files, &mut std::io::stdin()).map_err(Failure::invalid)?;
     let file = |source: march_model::Source| v1::SourceFile {
         name: source.name,
@@ -110,7 +111,7 @@ fn read(files: &Files) -> Result<(Vec<v1::SourceFile>, v1::Prune), Failure> {
     Ok((sources.into_iter().map(file).collect(), prune))
 }
 
-fn announce_wait(wait_ms: u32) {
+pub(crate) fn announce_wait(wait_ms: u32) {
     if wait_ms > 0 {
         output::progress("committing, then waiting for the nodes ...");
     }
@@ -126,10 +127,20 @@ fn warn(warnings: &[v1::FieldError]) {
 }
 
 fn show(output: Output, response: &v1::ApplyResponse) -> Result<Code, Failure> {
+    show_as(output, response, response, "")
+}
+
+/// The same as `value` for tools, and with some lines before it for people.
+pub(crate) fn show_as(
+    output: Output,
+    value: &impl Serialize,
+    response: &v1::ApplyResponse,
+    before: &str,
+) -> Result<Code, Failure> {
     warn(&response.warnings);
-    output::value(output, response, || match output {
+    output::value(output, value, || match output {
         Output::Name => names(&response.changes),
-        _ => response_text(response),
+        _ => format!("{before}{}", response_text(response)),
     })?;
     if response.convergence() == v1::Convergence::Missed {
         eprintln!(

@@ -72,6 +72,10 @@ pub(crate) enum Command {
     Drops(DropsArgs),
     /// Says what would happen to a packet.
     Explain(ExplainArgs),
+    /// Shows live packets as they came and as they left.
+    Trace(TraceArgs),
+    /// Loads, changes and shows what address sets hold.
+    Set(crate::set::SetArgs),
     /// Takes a backend out or brings it back, outside revisions.
     Backend(BackendArgs),
     /// Checks this machine, the daemon and the nodes.
@@ -155,6 +159,9 @@ pub(crate) struct GetArgs {
     /// Documents of an older revision.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub revision: u64,
+    /// Only rules that matched nothing since the nodes' agents started.
+    #[arg(long, conflicts_with = "name")]
+    pub unused: bool,
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +237,8 @@ pub(crate) struct DropsArgs {
   marchctl explain 203.0.113.9:40000 192.0.2.10:80
   marchctl explain --proto udp '[2001:db8::9]:5353' '[2001:db8:1::10]:53'
   marchctl explain --proto icmp 203.0.113.9 192.0.2.10
+  marchctl explain -f new-rules.yaml 203.0.113.9:40000 192.0.2.10:80
+  marchctl explain --pcap capture.pcap --port wan0
   marchctl explain --node edge1 --port wan0 '203.0.113.9:40000 -> 192.0.2.10:80'
   marchctl explain --frame 02000000000a02000000000b0800450000...")]
 pub(crate) struct ExplainArgs {
@@ -245,12 +254,55 @@ pub(crate) struct ExplainArgs {
     /// An Ethernet frame in hexadecimal, as captured, instead of addresses.
     #[arg(long, value_name = "HEX", conflicts_with = "packet")]
     pub frame: Option<String>,
-    /// How long the node may take.
-    #[arg(long, default_value = "2s", value_parser = duration)]
-    pub timeout: Duration,
+    /// The packets of a capture file (pcap or pcapng), one line each.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["packet", "frame"])]
+    pub pcap: Option<PathBuf>,
+    /// How many packets of a capture file, at most.
+    #[arg(long, default_value_t = 1000, requires = "pcap")]
+    pub limit: usize,
+    /// Judged by this revision instead of by what runs.
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "files"
+    )]
+    pub revision: u64,
+    /// Judged as if these files had been applied; nothing is.
+    #[arg(short, long = "file", value_name = "FILE|DIR|-")]
+    pub files: Vec<PathBuf>,
+    /// With files: as if every document that is not given were deleted.
+    #[arg(long, requires = "files")]
+    pub prune: bool,
+    /// How long the node may take; 2s, or 10s where it has to compile first.
+    #[arg(long, value_parser = duration)]
+    pub timeout: Option<Duration>,
     /// Source and destination: `ADDRESS:PORT ADDRESS:PORT`; a quoted `->` between them may be.
-    #[arg(required_unless_present = "frame", num_args = 1..=3)]
+    #[arg(required_unless_present_any = ["frame", "pcap"], num_args = 1..=3)]
     pub packet: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "A filter is words, all of which must hold:
+  host ADDRESS, src ADDRESS, dst ADDRESS (or a prefix), port N, sport N, dport N,
+  tcp, udp, icmp, icmpv6, proto N, in PORT, forward, answer, punt, hold, drop, drop REASON
+What names ends matches both directions, before or after the rewrite.
+Examples:
+  marchctl trace --filter 'host 203.0.113.9 port 80' -c 20
+  marchctl trace --filter 'drop rule_drop' --for 1m -o json")]
+pub(crate) struct TraceArgs {
+    /// The node; may be left out when only one is connected.
+    #[arg(long, default_value = "")]
+    pub node: String,
+    /// Which packets; every one if left out.
+    #[arg(long, default_value = "")]
+    pub filter: String,
+    /// Ends after so many packets.
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub count: u32,
+    /// Ends after this time, at most 10m.
+    #[arg(long = "for", default_value = "30s", value_parser = duration)]
+    pub time: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -6,10 +6,12 @@ use std::path::Path;
 use march_proto::v1;
 use march_proto::v1::explain_query::Packet;
 
-use crate::args::{ExplainArgs, Output, endpoint};
+use crate::args::{ExplainArgs, Files, Output, endpoint};
 use crate::client::control;
 use crate::exit::{Code, Failure};
 use crate::output;
+use crate::packets;
+use crate::table::Table;
 
 /// The largest frame, in bytes.
 const MAX_FRAME_BYTES: usize = 9_216;
@@ -19,25 +21,82 @@ pub(crate) async fn explain(
     output: Output,
     args: ExplainArgs,
 ) -> Result<Code, Failure> {
+    let (files, prune) = if args.files.is_empty() {
+        (Vec::new(), v1::Prune::Unspecified)
+    } else {
+        crate::apply::read(&Files {
+            files: args.files,
+            prune: args.prune,
+        })?
+    };
+    let request = |packet| v1::ExplainRequest {
+        node: args.node.clone(),
+        query: Some(v1::ExplainQuery {
+            port: args.port.clone(),
+            packet: Some(packet),
+            candidate: None,
+        }),
+        deadline_ms: args.timeout.map_or(0, |time| {
+            u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+        }),
+        revision: args.revision,
+        files: files.clone(),
+        prune: prune.into(),
+    };
+    let mut client = control(socket).await?;
+    if let Some(file) = &args.pcap {
+        let mut all = Vec::new();
+        for frame in packets::read(file, args.limit)? {
+            let frame = Packet::Frame(frame);
+            let response = client.explain(request(frame)).await?.into_inner();
+            all.push(response.explanation.unwrap_or_default());
+        }
+        output::value(output, &all, || lines(&all))?;
+        return Ok(Code::Ok);
+    }
     let packet = match &args.frame {
         Some(hex) => Packet::Frame(frame(hex).map_err(usage)?),
         None => Packet::Tuple(tuple(&args.packet, &args.proto).map_err(usage)?),
     };
-    let request = v1::ExplainRequest {
-        node: args.node,
-        query: Some(v1::ExplainQuery {
-            port: args.port,
-            packet: Some(packet),
-        }),
-        deadline_ms: u32::try_from(args.timeout.as_millis()).unwrap_or(u32::MAX),
-    };
-    let response = control(socket).await?.explain(request).await?.into_inner();
+    let response = client.explain(request(packet)).await?.into_inner();
     let explanation = response.explanation.unwrap_or_default();
     output::value(output, &explanation, || match output {
         Output::Name => format!("{}\n", verdict(&explanation)),
         _ => text(&explanation),
     })?;
     Ok(Code::Ok)
+}
+
+/// One line for each packet: its number, what becomes of it, what decided, and what it was.
+fn lines(all: &[v1::Explanation]) -> String {
+    let mut table = Table::new(&[
+        "PACKET", "VERDICT", "PORTS", "RULE", "SERVICE", "BACKEND", "WHAT",
+    ]);
+    for (number, explanation) in (1_usize..).zip(all) {
+        let what = explanation
+            .steps
+            .iter()
+            .find(|step| step.stage == "parse")
+            .map(|step| step.detail.clone());
+        table.row(vec![
+            number.to_string(),
+            verdict(explanation),
+            ports(explanation),
+            explanation.rule.clone(),
+            explanation.service.clone(),
+            explanation.backend.clone(),
+            what.unwrap_or_default(),
+        ]);
+    }
+    table.to_text()
+}
+
+fn ports(explanation: &v1::Explanation) -> String {
+    match (explanation.ingress.as_str(), explanation.egress.as_str()) {
+        ("", "") => String::new(),
+        (ingress, "") => ingress.to_owned(),
+        (ingress, egress) => format!("{ingress} -> {egress}"),
+    }
 }
 
 fn usage(message: String) -> Failure {
@@ -59,11 +118,7 @@ fn text(explanation: &v1::Explanation) -> String {
         .iter()
         .find(|reason| reason.as_str() == explanation.reason);
     let meaning = reason.map_or("", |reason| reason.help());
-    let ports = match (explanation.ingress.as_str(), explanation.egress.as_str()) {
-        ("", "") => String::new(),
-        (ingress, "") => ingress.to_owned(),
-        (ingress, egress) => format!("{ingress} -> {egress}"),
-    };
+    let ports = ports(explanation);
     for (label, value) in [
         ("meaning", meaning),
         ("ports", &ports),

@@ -12,6 +12,7 @@ use crate::client::control;
 use crate::exit::{Code, Failure};
 use crate::listing::{backends_table, nodes_table, table};
 use crate::output;
+use crate::rules::Hits;
 
 /// Documents and what the nodes say about them.
 pub(crate) struct View {
@@ -83,8 +84,46 @@ pub(crate) async fn get(socket: &Path, output: Output, args: GetArgs) -> Result<
         What::Nodes => nodes(socket, output, name).await,
         What::Backends => backends(socket, output, &name).await,
         What::All => documents(socket, output, None, &name, args.revision).await,
+        What::Documents(Kind::Rule) if args.unused => {
+            unused_rules(socket, output, args.revision).await
+        }
         What::Documents(kind) => documents(socket, output, Some(kind), &name, args.revision).await,
     }
+}
+
+/// How often rules matched, if rules are to be shown as a table.
+async fn hits(socket: &Path, kinds: &[Kind], output: Output) -> Result<Hits, Failure> {
+    if !kinds.contains(&Kind::Rule) || !matches!(output, Output::Table | Output::Wide) {
+        return Ok(Hits::default());
+    }
+    all_hits(socket).await
+}
+
+async fn all_hits(socket: &Path) -> Result<Hits, Failure> {
+    let mut client = control(socket).await?;
+    let request = v1::RuleHitsRequest::default();
+    let nodes = client.get_rule_hits(request).await?.into_inner().nodes;
+    Ok(Hits::new(nodes))
+}
+
+/// Rules that matched nothing since the nodes' agents started.
+async fn unused_rules(socket: &Path, output: Output, revision: u64) -> Result<Code, Failure> {
+    let hits = all_hits(socket).await?;
+    let mut view = View::load(socket, Kind::Rule.as_str(), "", revision).await?;
+    let used = hits.used();
+    view.documents
+        .retain(|document| !used.contains(document.key().name.as_str()));
+    if !hits.is_whole {
+        eprintln!("not every node answered: some of these may have matched there");
+    }
+    show(&view, &hits, output, &[Kind::Rule], Many::List)
+}
+
+/// Whether one document was asked for, or as many as there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Many {
+    One,
+    List,
 }
 
 async fn documents(
@@ -95,14 +134,31 @@ async fn documents(
     revision: u64,
 ) -> Result<Code, Failure> {
     let view = View::load(socket, kind.map_or("", Kind::as_str), name, revision).await?;
+    let kinds = kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind]);
+    let hits = hits(socket, &kinds, output).await?;
+    let many = if name.is_empty() {
+        Many::List
+    } else {
+        Many::One
+    };
+    show(&view, &hits, output, &kinds, many)
+}
+
+fn show(
+    view: &View,
+    hits: &Hits,
+    output: Output,
+    kinds: &[Kind],
+    many: Many,
+) -> Result<Code, Failure> {
     match output {
         Output::Json | Output::Yaml => {
             let parse = |document: &Document| -> Value {
                 serde_json::from_str(document.canonical()).expect("the canonical form is JSON")
             };
             let values: Vec<Value> = view.documents.iter().map(parse).collect();
-            match (values.as_slice(), name.is_empty()) {
-                ([only], false) => output::value(output, only, String::new)?,
+            match (values.as_slice(), many) {
+                ([only], Many::One) => output::value(output, only, String::new)?,
                 _ => output::documents(output, &values)?,
             }
         }
@@ -114,12 +170,11 @@ async fn documents(
             output::data(&keys.collect::<String>())?;
         }
         Output::Table | Output::Wide => {
-            let kinds = kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind]);
             let shown = |kind: &Kind| view.of_kind(*kind).next().is_some() || kinds.len() == 1;
             let tables: Vec<String> = kinds
                 .iter()
                 .filter(|kind| shown(kind))
-                .map(|kind| table(&view, *kind, output.width()).to_text())
+                .map(|kind| table(view, hits, *kind, output.width()).to_text())
                 .collect();
             output::data(&tables.join("\n"))?;
         }

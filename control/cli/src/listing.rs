@@ -6,22 +6,23 @@ use serde_json::Value;
 
 use crate::args::Width;
 use crate::get::{View, cell};
+use crate::rules::{self, Hits};
 use crate::table::Table;
 
 /// Keeps the first cells of a narrow table, all of a wide one.
-fn fit<T>(mut cells: Vec<T>, narrow: usize, width: Width) -> Vec<T> {
+pub(crate) fn fit<T>(mut cells: Vec<T>, narrow: usize, width: Width) -> Vec<T> {
     if width == Width::Narrow {
         cells.truncate(narrow);
     }
     cells
 }
 
-pub(crate) fn table(view: &View, kind: Kind, width: Width) -> Table {
+pub(crate) fn table(view: &View, hits: &Hits, kind: Kind, width: Width) -> Table {
     match kind {
         Kind::Port => ports(view, width),
         Kind::Service => services(view, width),
         Kind::Pool => pools(view, width),
-        Kind::Rule => rules(view),
+        Kind::Rule => rules::table(view, hits, width),
         Kind::AddressSet => address_sets(view, width),
         Kind::RateLimit => rate_limits(view),
         Kind::Mapping => mappings(view, width),
@@ -194,50 +195,6 @@ fn pools(view: &View, width: Width) -> Table {
     table
 }
 
-fn rules(view: &View) -> Table {
-    let mut table = Table::new(&[
-        "NAME",
-        "PRIORITY",
-        "ACTION",
-        "PROTOCOL",
-        "SOURCES",
-        "SOURCE PORTS",
-        "DESTINATIONS",
-        "PORTS",
-    ]);
-    let mut rules: Vec<(&str, &march_model::Rule)> = view
-        .of_kind(Kind::Rule)
-        .filter_map(|(name, spec)| match spec {
-            Spec::Rule(rule) => Some((name, rule)),
-            _ => None,
-        })
-        .collect();
-    rules.sort_by_key(|(name, rule)| (rule.priority, *name));
-    for (name, rule) in rules {
-        let any = |text: String| {
-            if text.is_empty() {
-                "any".to_owned()
-            } else {
-                text
-            }
-        };
-        table.row(vec![
-            name.to_owned(),
-            rule.priority.to_string(),
-            rule.action.to_string(),
-            any(rule
-                .matches
-                .protocol
-                .map_or_else(String::new, |protocol| protocol.to_string())),
-            any(list(&rule.matches.sources)),
-            any(list(&rule.matches.source_ports)),
-            any(list(&rule.matches.destinations)),
-            any(list(&rule.matches.ports)),
-        ]);
-    }
-    table
-}
-
 fn address_sets(view: &View, width: Width) -> Table {
     let headings = vec!["NAME", "PREFIXES", "HELD", "CONTENT"];
     let mut table = Table::new(&fit(headings, 3, width));
@@ -322,7 +279,7 @@ fn mappings(view: &View, width: Width) -> Table {
     table
 }
 
-fn list(items: &[impl ToString]) -> String {
+pub(crate) fn list(items: &[impl ToString]) -> String {
     let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
     texts.join(",")
 }

@@ -17,8 +17,12 @@ mod history;
 mod listing;
 mod machine;
 mod output;
+mod packets;
+mod rules;
+mod set;
 mod stats;
 mod table;
+mod trace;
 mod yaml;
 
 use std::process::ExitCode;
@@ -66,6 +70,8 @@ async fn run(flags: Flags) -> Result<Code, Failure> {
         Command::Stats(args) => stats::stats(&socket, output, args).await,
         Command::Drops(args) => stats::drops(&socket, output, args).await,
         Command::Explain(args) => explain::explain(&socket, output, args).await,
+        Command::Trace(args) => trace::trace(&socket, output, args).await,
+        Command::Set(args) => set::set(&socket, output, args).await,
         Command::Backend(args) => backend::backend(&socket, output, args).await,
         Command::Doctor => doctor::doctor(&socket, output).await,
         Command::Version => doctor::version(&socket, output).await,

@@ -1,122 +1,12 @@
 //! The real `marchctl` against the real daemon: output, errors and every exit code.
 
-#[path = "../../daemon/tests/support/mod.rs"]
-mod support;
+mod lab;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use march_model::State;
-use march_proto::connect;
+use lab::support::{Push, eventually, rule, service};
+use lab::{Lab, marchctl};
 use march_proto::v1::{self, daemon_message::Message};
-use support::{Node, Push, eventually, rule, service};
-use tokio::sync::watch;
-
-/// What a run of `marchctl` gave.
-#[derive(Debug)]
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-struct Lab {
-    directory: tempfile::TempDir,
-    stop: watch::Sender<bool>,
-    daemon: Option<std::thread::JoinHandle<Result<(), marchd::ServeError>>>,
-}
-
-impl Lab {
-    async fn start() -> Self {
-        Self::start_with_space(march_store::DEFAULT_MAX_BYTES).await
-    }
-
-    async fn start_with_space(max_database_bytes: u64) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let (stop, stopped) = watch::channel(false);
-        let options = marchd::Options {
-            socket: directory.path().join("marchd.sock"),
-            database: directory.path().join("marchd.db"),
-            max_database_bytes,
-            metrics: None,
-        };
-        let daemon = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new()
-                .unwrap()
-                .block_on(marchd::serve(options, stopped))
-        });
-        let lab = Self {
-            directory,
-            stop,
-            daemon: Some(daemon),
-        };
-        let socket = lab.socket();
-        eventually("the daemon listens", || async {
-            connect::channel(&socket).await.ok()
-        })
-        .await;
-        lab
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("marchd.sock")
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    async fn run(&self, args: &[&str]) -> Run {
-        marchctl(&self.socket(), args, "").await
-    }
-
-    async fn expect(&self, code: i32, args: &[&str]) -> Run {
-        let run = self.run(args).await;
-        assert_eq!(run.code, code, "{args:?}: {run:#?}");
-        run
-    }
-
-    async fn node(&self, name: &str) -> Node {
-        Node::connect(&self.socket(), name, (0, &State::default())).await
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.stop.send(true);
-        let served = self.daemon.take().unwrap().join();
-        if !std::thread::panicking() {
-            served.unwrap().unwrap();
-        }
-    }
-}
-
-async fn marchctl(socket: &Path, args: &[&str], stdin: &str) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_marchctl"));
-    command.env("MARCHPROXY_SOCKET", socket).args(args);
-    let stdin = stdin.to_owned();
-    tokio::task::spawn_blocking(move || {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // One that does not read its input may end before it is written.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        Run {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    })
-    .await
-    .unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exit_codes_are_as_documented() {
@@ -269,7 +159,7 @@ async fn every_error_has_its_file_and_line() {
             ),
             format!("{place}/c.json:2:37: Rule/r: spec.action: the field `action` is missing"),
             format!(
-                "{place}/c.json:2:53: Rule/r: spec.acton: there is no field `acton` here (did you mean `action`?); the fields are priority, match, action"
+                "{place}/c.json:2:53: Rule/r: spec.acton: there is no field `acton` here (did you mean `action`?); the fields are priority, expiresAt, match, action, redirect, mark, mirror, rateLimit, sourceNat"
             ),
             "marchctl: 4 errors, nothing was changed".to_owned(),
         ]
