@@ -74,7 +74,8 @@ impl List {
 
     /// The prefixes, sorted, each once; or everything that is wrong.
     pub fn finish(mut self) -> Result<Vec<Prefix>, ListError> {
-        if !self.open.is_empty() {
+        // Who stops reading at the bound stops inside a line.
+        if !self.open.is_empty() && !self.is_beyond_bound {
             self.end_open();
         }
         self.compact();
