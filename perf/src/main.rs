@@ -10,6 +10,7 @@
     reason = "indices, lengths and flow numbers of a benchmark's own making, all far below 2^31"
 )]
 
+mod churn;
 mod clock;
 mod dpdk;
 mod floor;
@@ -37,6 +38,8 @@ struct Arguments {
 enum Command {
     /// Nanoseconds per packet of the pipeline in memory, next to the floor.
     Pipeline(pipeline::Options),
+    /// Packet rate of live flows while backends change.
+    Churn(churn::Options),
     /// Rule lookups and changes of single rules, next to DPDK's `rte_acl`.
     Rules(rules::Options),
     /// Frames per second over DPDK's virtual devices, next to testpmd.
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
     let _session = clock::Session::prioritise();
     match arguments.command.unwrap_or(Command::All) {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Churn(options) => churn::run(&options),
         Command::Rules(options) => rules::run(&options),
         Command::Dpdk(options) => dpdk::run(&options),
         Command::Veth(options) => veth::run(&options),
@@ -62,7 +66,7 @@ fn main() -> anyhow::Result<()> {
 /// Each in a process of its own: what one left in caches, affinity or DPDK's state is not the next one's.
 fn all() -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
-    for name in ["pipeline", "rules", "dpdk", "veth"] {
+    for name in ["pipeline", "churn", "rules", "dpdk", "veth"] {
         println!("== {name}");
         let status = std::process::Command::new(&program).arg(name).status()?;
         anyhow::ensure!(status.success(), "{name} failed");

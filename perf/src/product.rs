@@ -12,8 +12,8 @@ use march_port::Port;
 use march_tables::{Action, PortRange};
 use march_tables::{
     Affinity, Algorithm, BackendState, Config, Generation, MirroredNeighbour, MirroredRoute, Mode,
-    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortTable, RouteTarget, Rule, RuleList,
-    Service, Timeouts,
+    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortTable, Reader, RouteTarget, Rule,
+    RuleList, Service, Timeouts,
 };
 use march_wire::tuple::IpPrefix;
 use march_wire::{Buffer, Verdict};
@@ -35,6 +35,8 @@ const FIRST_NAT: u32 = 0x0c00_0001;
 const NAT_ADDRESSES: u32 = 8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Milliseconds that flows live without packets where they are not meant to end.
+pub const KEPT_MS: u32 = 3_600_000;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
@@ -100,7 +102,7 @@ impl Buffer for Frame {
 pub struct Product {
     pipeline: Pipeline,
     counters: Arc<Counters>,
-    generation: Generation,
+    generation: Arc<Generation>,
     clock: Clock,
     flows: Vec<Outside>,
     frames: Vec<Frame>,
@@ -181,14 +183,8 @@ pub fn config(timeout_ms: u32) -> Config {
             ..Service::vacant()
         })
     });
-    let backends = (0..BACKENDS).map(|backend| PoolBackend {
-        slot: backend as u16,
-        address: address(FIRST_BACKEND + backend),
-        port: 8080,
-        weight: 1,
-        state: BackendState::Active,
-    });
-    let neighbours = (0..BACKENDS).map(|backend| MirroredNeighbour {
+    let backends = (0..BACKENDS).map(backend);
+    let neighbours = (0..=BACKENDS).map(|backend| MirroredNeighbour {
         port: LAN,
         address: address(FIRST_BACKEND + backend),
         mac: [2, 0, 0, 0, 1, backend as u8],
@@ -238,6 +234,22 @@ pub fn config(timeout_ms: u32) -> Config {
         local: vec![].into(),
         ..Config::default()
     }
+}
+
+/// Backend `number`; the one after the last of the configuration has a resolved next hop as well.
+fn backend(number: u32) -> PoolBackend {
+    PoolBackend {
+        slot: number as u16,
+        address: address(FIRST_BACKEND + number),
+        port: 8080,
+        weight: 1,
+        state: BackendState::Active,
+    }
+}
+
+/// A backend that the configuration does not have yet.
+pub fn spare_backend() -> PoolBackend {
+    backend(BACKENDS)
 }
 
 /// A few rules that match none of the traffic: first packets have to look.
@@ -291,7 +303,7 @@ impl Product {
         Ok(Self {
             pipeline: Pipeline::new(settings, Arc::clone(&counters)).context("flow memory")?,
             counters,
-            generation: march_tables::build(&config(timeout_ms), None)?,
+            generation: Arc::new(march_tables::build(&config(timeout_ms), None)?),
             clock: Clock::calibrate(),
             flows: Vec::new(),
             frames: frames(buffers),
@@ -303,7 +315,7 @@ impl Product {
 
     /// The same with `flows` established flows.
     pub fn with_flows(flows: u32, buffers: &mut Buffers) -> anyhow::Result<Self> {
-        let mut product = Self::empty(flows, 3_600_000, buffers)?;
+        let mut product = Self::empty(flows, KEPT_MS, buffers)?;
         product.flows = vec![Outside::default(); flows as usize];
         let mut next = 0;
         while next < flows {
@@ -371,6 +383,23 @@ impl Product {
         for first in (0..BUFFERS).step_by(BURST) {
             self.forward(first, BURST, port_of(first));
         }
+    }
+
+    /// The same, with a look for the running generation before each burst.
+    #[inline(never)]
+    pub fn pass_following(&mut self, reader: &mut Reader) {
+        for first in (0..BUFFERS).step_by(BURST) {
+            let running = reader.load();
+            if running.id != self.generation.id {
+                self.generation = Arc::clone(running);
+            }
+            self.forward(first, BURST, port_of(first));
+        }
+    }
+
+    /// The generation that runs.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
     }
 
     /// Frames `first..first + count` come in on `ingress`.
@@ -455,7 +484,7 @@ pub fn lcore<P: Port>(
     ports: Vec<P>,
     counters: &Arc<Counters>,
 ) -> anyhow::Result<(Lcore<P>, Arc<Generation>)> {
-    let generation = Arc::new(march_tables::build(&config(3_600_000), None)?);
+    let generation = Arc::new(march_tables::build(&config(KEPT_MS), None)?);
     let settings = Settings {
         flows4: 1 << 16,
         flows6: 1024,

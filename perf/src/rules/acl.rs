@@ -96,8 +96,8 @@ fn key(packet: &Packet) -> Key {
 /// Why there is no classifier.
 #[derive(Debug)]
 pub struct BuildFailure {
-    /// Positive error number.
-    pub code: i32,
+    /// Positive error number; `None` if it was stopped before it said one.
+    pub code: Option<i32>,
     /// Seconds until it gave up.
     pub seconds: f64,
 }
@@ -129,7 +129,7 @@ impl Acl {
         let seconds = start.elapsed().as_secs_f64();
         if code != 0 {
             return Ok(Err(BuildFailure {
-                code: -code,
+                code: Some(-code),
                 seconds,
             }));
         }

@@ -4,6 +4,7 @@
 //! the front finds; after the changes of single rules the same sample is asked again.
 
 mod acl;
+mod attempt;
 mod case;
 mod filter;
 mod ours;
@@ -14,13 +15,14 @@ mod turns;
 mod worst;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use march_dpdk::{Eal, EalConfig, Memory};
 use march_tables::Config;
 use march_wire::tuple::{Address, Family};
 
-use acl::{Acl, Keys};
+use acl::{Acl, BuildFailure, Keys};
 use case::{Case, TRACE};
 use filter::Filter;
 use ours::{BURST, Tables};
@@ -55,6 +57,9 @@ pub struct Options {
     /// Changes of one rule, per set.
     #[arg(long, default_value_t = 300)]
     changes: usize,
+    /// Seconds that `rte_acl` has to build an adversarial set of 50 000 rules or more.
+    #[arg(long, default_value_t = 90)]
+    patience_s: u64,
     /// Core to run on.
     #[arg(long, default_value_t = 1)]
     core: usize,
@@ -70,15 +75,27 @@ enum Side {
     Both,
     /// The product alone, without DPDK.
     Product,
+    /// Whether `rte_acl` builds the sets, and nothing else.
+    Yardstick,
 }
 
 /// Runs it; the last line on stdout is the summary.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::clock::settle(options.core);
     let eal = match options.side {
-        Side::Both => Some(start_dpdk()?),
+        Side::Both | Side::Yardstick => Some(start_dpdk()?),
         Side::Product => None,
     };
+    let sets = || {
+        let sizes = options.sizes.iter();
+        sizes.flat_map(|rules| options.sets.iter().map(|profile| (*profile, *rules)))
+    };
+    if let (Some(eal), Side::Yardstick) = (&eal, options.side) {
+        return sets().try_for_each(|(profile, rules)| {
+            let case = Case::new(profile, Family::V4, rules, options.order);
+            attempt::say(eal, &case)
+        });
+    }
     let timer = Timer {
         rate: tsc_per_ns(),
         turn_ms: options.turn_ms,
@@ -91,13 +108,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         options.order
     );
     let mut lines = Vec::new();
-    let sets = || {
-        let sizes = options.sizes.iter();
-        sizes.flat_map(|rules| options.sets.iter().map(|profile| (*profile, *rules)))
-    };
     for (profile, rules) in sets() {
         let case = Case::new(profile, Family::V4, rules, options.order);
-        let line = measure::<Ipv4Addr>(&case, eal.as_ref(), timer, options.changes)?;
+        let yardstick = match &eal {
+            Some(eal) => Some(build_acl(eal, &case, profile, options)?),
+            None => None,
+        };
+        let line = measure::<Ipv4Addr>(&case, yardstick, timer, options.changes)?;
         line.print();
         lines.push(line);
     }
@@ -122,10 +139,27 @@ fn start_dpdk() -> anyhow::Result<Eal> {
     .context("rte_acl needs the EAL")
 }
 
+/// `rte_acl` over a set, or why not.
+fn build_acl(
+    eal: &Eal,
+    case: &Case,
+    profile: Profile,
+    options: &Options,
+) -> anyhow::Result<Result<Acl, BuildFailure>> {
+    let rules = case.filters.len();
+    if attempt::is_doubtful(profile, rules) {
+        let patience = Duration::from_secs(options.patience_s);
+        if let Some(failure) = attempt::attempt(profile, rules, options.order, patience)? {
+            return Ok(Err(failure));
+        }
+    }
+    Acl::build(eal, &case.filters)
+}
+
 /// Everything about one set.
 fn measure<A: Address>(
     case: &Case,
-    eal: Option<&Eal>,
+    acl: Option<Result<Acl, BuildFailure>>,
     timer: Timer,
     changes: usize,
 ) -> anyhow::Result<Line> {
@@ -139,7 +173,6 @@ fn measure<A: Address>(
         decided_by_own: case.own_share(&verdicts),
         ..Figures::default()
     };
-    let acl = eal.map(|eal| Acl::build(eal, &case.filters)).transpose()?;
     let (times, yardstick) = match acl {
         Some(Ok(mut acl)) => {
             let keys = Keys::new(&case.trace);

@@ -94,12 +94,17 @@ impl Line {
                     acl.speed[0], acl.speed[1], acl.speed[2]
                 );
             }
-            Some(Err(failure)) => println!(
-                "{indent:<10} rte_acl: does not build, error {} ({}) after {:.1} s",
-                failure.code,
-                std::io::Error::from_raw_os_error(failure.code),
-                failure.seconds
-            ),
+            Some(Err(failure)) => match failure.code {
+                Some(code) => println!(
+                    "{indent:<10} rte_acl: does not build, {} after {:.1} s",
+                    std::io::Error::from_raw_os_error(code),
+                    failure.seconds
+                ),
+                None => println!(
+                    "{indent:<10} rte_acl: not built after {:.0} s, stopped",
+                    failure.seconds
+                ),
+            },
             None => {}
         }
         let [median, worst] = self.figures.change_ms;
