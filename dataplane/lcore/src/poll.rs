@@ -23,6 +23,9 @@ const KERNEL_PER_TURN: usize = 32;
 /// Held frames whose time is over, dropped per turn.
 const LATE_PER_TURN: usize = 32;
 
+/// One in so many places of the ring to the kernel is kept for frames with a right to pass.
+const PUNTS_KEPT: usize = 4;
+
 /// What an lcore does when nothing comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Idle {
@@ -90,6 +93,8 @@ struct Wiring<P: Port> {
     egress: Vec<Egress>,
     counters: Arc<Counters>,
     punts: FrameSender,
+    /// Places of that ring that only frames with a right to pass may take.
+    punts_kept: usize,
     hold: HoldQueue<Frame>,
 }
 
@@ -111,6 +116,7 @@ impl<P: Port> Lcore<P> {
                 egress: ports.iter().map(|_| Egress::new()).collect(),
                 ports,
                 counters,
+                punts_kept: parts.punts.capacity() / PUNTS_KEPT,
                 punts: parts.punts,
                 hold: HoldQueue::new(parts.hold_frames, parts.hold_ms),
             },
@@ -227,12 +233,25 @@ impl<P: Port> Lcore<P> {
                 .after(generation.id, now, ingress, &self.burst, verdicts);
         }
         let mut frames = self.burst.drain(..);
+        let mut next = 0;
         for run in verdicts.chunk_by(|a, b| a == b) {
             let frames = frames.by_ref().take(run.len());
+            let first = next;
+            next += run.len();
             match run[0] {
                 Verdict::Forward { port } => {
                     let origin = Origin::Forwarded(ingress);
                     self.wiring.queue_run(frames, run.len(), port, origin);
+                }
+                Verdict::Punt => {
+                    for (index, frame) in (first..).zip(frames) {
+                        let kept = if self.pipeline.has_right_to_pass(index) {
+                            0
+                        } else {
+                            self.wiring.punts_kept
+                        };
+                        self.wiring.punt(frame, ingress, kept);
+                    }
                 }
                 verdict => {
                     for frame in frames {
@@ -335,7 +354,7 @@ impl<P: Port> Wiring<P> {
             Verdict::Forward { port } => self.queue(frame, port, Origin::Forwarded(ingress)),
             Verdict::Answer { port } => self.queue(frame, port, Origin::Answered(ingress)),
             Verdict::Drop(reason) => self.discard(frame, ingress, reason),
-            Verdict::Punt => self.punt(frame, ingress),
+            Verdict::Punt => self.punt(frame, ingress, self.punts_kept),
             Verdict::Hold => self.hold(frame, ingress, now),
         }
     }
@@ -387,9 +406,10 @@ impl<P: Port> Wiring<P> {
         }
     }
 
+    /// Hands a frame to the kernel if that leaves `kept` places of the ring free.
     #[cold]
-    fn punt(&mut self, frame: Frame, ingress: PortId) {
-        if self.punts.send(ingress, frame.bytes()) {
+    fn punt(&mut self, frame: Frame, ingress: PortId, kept: usize) {
+        if self.punts.send_leaving(kept, ingress, frame.bytes()) {
             self.counters.ports[usize::from(ingress)].punted.add(1);
             self.free(frame);
         } else {

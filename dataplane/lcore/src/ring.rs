@@ -55,7 +55,14 @@ impl FrameSender {
     #[inline]
     #[must_use]
     pub fn send(&self, port: PortId, frame: &[u8]) -> bool {
-        if frame.len() > SLOT_BYTES {
+        self.send_leaving(0, port, frame)
+    }
+
+    /// The same if that leaves `kept` of the ring's places free.
+    #[inline]
+    #[must_use]
+    pub fn send_leaving(&self, kept: usize, port: PortId, frame: &[u8]) -> bool {
+        if frame.len() > SLOT_BYTES || (kept > 0 && self.0.free.len() <= kept) {
             return false;
         }
         let Some(mut slot) = self.0.free.pop() else {
@@ -66,6 +73,13 @@ impl FrameSender {
         slot.bytes[..frame.len()].copy_from_slice(frame);
         // There are as many slots as places.
         self.0.filled.push(slot).is_ok()
+    }
+}
+
+impl FrameSender {
+    /// Frames that fit.
+    pub fn capacity(&self) -> usize {
+        self.0.free.capacity()
     }
 }
 
@@ -118,6 +132,18 @@ mod tests {
             );
             assert!(receiver.receive(|_, _| ()).is_none());
         }
+    }
+
+    #[test]
+    fn a_part_can_be_kept_for_others() {
+        let (sender, receiver) = frame_ring(4);
+        let taken = (0..4).filter(|_| sender.send_leaving(1, 0, &[1])).count();
+        assert_eq!(taken, 3, "one place stays");
+        assert!(sender.send(0, &[2]), "for whom it was kept");
+        assert!(!sender.send(0, &[2]));
+        assert_eq!(receiver.receive(|_, _| ()), Some(()));
+        assert!(!sender.send_leaving(1, 0, &[1]));
+        assert!(sender.send(0, &[2]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod conservation;
+mod flood;
 mod thread;
 mod trace;
 mod turns;

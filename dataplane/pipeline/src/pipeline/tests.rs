@@ -12,6 +12,7 @@ use crate::counters::Limits;
 
 mod actions;
 mod again;
+mod guards;
 mod treatments;
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
