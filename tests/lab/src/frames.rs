@@ -3,13 +3,21 @@
 //! `lab frames INTERFACE` sends every frame of [`all`] a number of times and prints how many frames went out. Each frame names what the
 //! data plane must do with it: a drop reason, or that it is none.
 
+use std::fmt::Write as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use march_wire::DropReason;
+use march_wire::build::PacketBuilder;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket,
 };
 
-use crate::topology::{CLIENT4, CLIENT6, VIP4, VIP6};
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+
+use crate::topology::{CLIENT4, CLIENT6, DENIED4, ROUTED_VIP4, VIP4, VIP6, backend4};
 
 /// MAC address of the proxy's port towards the client, as [`crate::topology`] sets it.
 pub const PROXY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
@@ -256,33 +264,121 @@ fn resummed(
 
 /// Sends every frame `times` times out of `interface` of the present namespace.
 pub fn send_all(interface: &str, times: u32) -> Result<()> {
-    let address = nix::ifaddrs::getifaddrs()?
-        .find_map(|entry| {
-            entry.address.filter(|address| {
-                entry.interface_name == interface && address.as_link_addr().is_some()
-            })
-        })
-        .with_context(|| format!("no interface {interface}"))?;
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::empty(),
-        SockProtocol::EthAll,
-    )?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)?;
+    let socket = Raw::open(interface)?;
     for _ in 0..times {
         for frame in all() {
-            let sent = send(
-                std::os::fd::AsRawFd::as_raw_fd(&socket),
-                &frame.bytes,
-                MsgFlags::empty(),
-            )?;
-            if sent != frame.bytes.len() {
-                bail!("{}: {sent} of {} bytes sent", frame.what, frame.bytes.len());
-            }
+            socket.send(&frame.bytes).context(frame.what)?;
         }
     }
     Ok(())
+}
+
+/// Sends the frames of a file that [`write_hex`] wrote, at most so many per second.
+pub fn replay(interface: &str, file: &Path, per_second: u32) -> Result<()> {
+    let socket = Raw::open(interface)?;
+    let pause = Duration::from_secs(1) / per_second.max(1);
+    for line in std::fs::read_to_string(file)?.lines() {
+        let digits: Option<Vec<u8>> = (0..line.len() / 2)
+            .map(|at| u8::from_str_radix(line.get(2 * at..2 * at + 2)?, 16).ok())
+            .collect();
+        socket.send(&digits.context("not hexadecimal")?)?;
+        std::thread::sleep(pause);
+    }
+    Ok(())
+}
+
+/// Writes frames as lines of hexadecimal digits.
+pub fn write_hex(file: &Path, frames: &[Vec<u8>]) -> Result<()> {
+    let mut text = String::new();
+    for frame in frames {
+        for byte in frame {
+            write!(text, "{byte:02x}")?;
+        }
+        text.push('\n');
+    }
+    std::fs::write(file, text)?;
+    Ok(())
+}
+
+/// Writes frames as a capture file.
+pub fn write_pcap(file: &Path, frames: &[Vec<u8>]) -> Result<()> {
+    let mut writer = PcapWriter::new(std::fs::File::create(file)?)?;
+    for (number, frame) in (0..).zip(frames) {
+        let length = u32::try_from(frame.len())?;
+        writer.write_packet(&PcapPacket::new(
+            Duration::from_millis(number),
+            length,
+            frame,
+        ))?;
+    }
+    Ok(())
+}
+
+/// First packets of as many flows as there are packets, of many kinds and to many ends: the same ones each time.
+pub fn random(count: usize) -> Vec<Vec<u8>> {
+    let mut state = 0x6d61_7263_6870_7278_u64;
+    let mut below = |bound: usize| {
+        // xorshift64*: plenty for choosing packets.
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(number).expect("31 bits") % bound
+    };
+    let port_of = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    (0..count)
+        .map(|number| {
+            // Every packet has a source port or identifier of its own, so that none belongs to another's flow.
+            let source_port = port_of(20_000 + number * 11);
+            let source = [CLIENT4, CLIENT4, DENIED4][below(3)];
+            let port = [80, 81, 8081, 8181, 9000, 9001, 5100][below(7)];
+            let destination = [VIP4, VIP4, ROUTED_VIP4, backend4(0), backend4(2)][below(5)];
+            let packet = PacketBuilder::new(source, destination).macs(CLIENT_MAC, PROXY_MAC);
+            let packet = match below(8) {
+                0..=2 => packet.tcp(source_port, port, 2),
+                3..=5 => packet.udp(source_port, port).payload(b"random"),
+                6 => packet.icmp(8, 0, u32::from(source_port) << 16 | 1),
+                _ => packet.tcp(source_port, port, 0x10),
+            };
+            let packet = if below(16) == 0 {
+                packet.ttl(1)
+            } else {
+                packet
+            };
+            packet.padded_to(60).build()
+        })
+        .collect()
+}
+
+/// A packet socket on one interface.
+struct Raw(OwnedFd);
+
+impl Raw {
+    fn open(interface: &str) -> Result<Self> {
+        let address = nix::ifaddrs::getifaddrs()?
+            .find_map(|entry| {
+                entry.address.filter(|address| {
+                    entry.interface_name == interface && address.as_link_addr().is_some()
+                })
+            })
+            .with_context(|| format!("no interface {interface}"))?;
+        let socket = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::empty(),
+            SockProtocol::EthAll,
+        )?;
+        bind(socket.as_raw_fd(), &address)?;
+        Ok(Self(socket))
+    }
+
+    fn send(&self, frame: &[u8]) -> Result<()> {
+        let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty())?;
+        if sent != frame.len() {
+            bail!("{sent} of {} bytes sent", frame.len());
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod counting;
 mod faults;
 mod host;
 mod policy;
+mod rules;
 mod traffic;
 
 use anyhow::Result;
@@ -122,6 +123,36 @@ pub const ALL: &[Scenario] = &[
         about: "a new rule ends a flow that it denies",
         tiers: FAST,
         start: Carrying(Off, policy::rule_added),
+    },
+    Scenario {
+        name: "rule_actions",
+        about: "reject, redirect, count, mark and mirror: seen by client and backends; hits and unused rules",
+        tiers: FAST,
+        start: Carrying(Off, rules::actions),
+    },
+    Scenario {
+        name: "mappings",
+        about: "services denied by default: a mapping opens them once it is approved",
+        tiers: FAST,
+        start: Carrying(Off, rules::mappings),
+    },
+    Scenario {
+        name: "guarded",
+        about: "a blocked source is dropped before all else, a limited rule lets through what its limit says",
+        tiers: FAST,
+        start: Carrying(Off, rules::guarded),
+    },
+    Scenario {
+        name: "explained_then_sent",
+        about: "1000 random packets explained, then sent: the same verdict, reason, egress and destination",
+        tiers: FAST,
+        start: Carrying(Off, rules::explained_then_sent),
+    },
+    Scenario {
+        name: "large_set",
+        about: "a set of a million prefixes, changed by one prefix under load",
+        tiers: AF_XDP,
+        start: Carrying(Off, rules::large_set),
     },
     Scenario {
         name: "conservation",

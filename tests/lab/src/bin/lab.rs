@@ -59,6 +59,16 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         times: u32,
     },
+    /// Send the frames of a file, a line of hexadecimal digits each, from a packet socket
+    Replay {
+        /// Where to
+        interface: String,
+        /// The file
+        file: PathBuf,
+        /// Frames per second, at most
+        #[arg(long, default_value_t = 1000)]
+        per_second: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -94,6 +104,11 @@ fn main() -> ExitCode {
         Action::Serve { name } => servers::serve(&name),
         Action::Load(plan) => load::run(&plan),
         Action::Frames { interface, times } => frames::send_all(&interface, times),
+        Action::Replay {
+            interface,
+            file,
+            per_second,
+        } => frames::replay(&interface, &file, per_second),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
