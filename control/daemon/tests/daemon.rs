@@ -618,8 +618,10 @@ async fn strangers_are_refused() {
     ] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // The test's own binary runs the other half as `nobody`.
-    let child = Command::new(std::env::current_exe().unwrap())
+    // The test's own binary runs the other half as `nobody`; where it was built, only root may get to.
+    let copy = daemon.directory.path().join("stranger");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let child = Command::new(&copy)
         .args(["--exact", "stranger_asks", "--nocapture"])
         .env("MARCHD_STRANGER_SOCKET", daemon.socket())
         .uid(65_534)
