@@ -162,8 +162,9 @@ fn tuple(words: &[String], protocol: &str) -> Result<v1::PacketTuple, String> {
     }
     let has_ports = matches!(protocol, "tcp" | "udp");
     if has_ports && (source_port == 0 || destination_port == 0) {
+        let example = std::net::SocketAddr::new(source, 40_000);
         return Err(format!(
-            "{protocol} needs a port on both sides, such as {source}:40000"
+            "{protocol} needs a port on both sides, such as {example}"
         ));
     }
     if !has_ports && (source_port != 0 || destination_port != 0) {

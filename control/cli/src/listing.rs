@@ -52,10 +52,14 @@ fn ports(view: &View, width: Width) -> Table {
             .port_telemetry(&port.node, name)
             .cloned()
             .unwrap_or_default();
+        // Neighbours with one reason share it.
         let reasons: Vec<String> = live
             .reasons
-            .iter()
-            .map(|reason| format!("{}: {}", reason.tier, reason.why))
+            .chunk_by(|a, b| a.why == b.why)
+            .filter_map(|same| {
+                let tiers: Vec<&str> = same.iter().map(|reason| reason.tier.as_str()).collect();
+                Some(format!("{}: {}", tiers.join(", "), same.first()?.why))
+            })
             .collect();
         let nat: Vec<String> = port.nat.addresses.iter().map(ToString::to_string).collect();
         let cells = vec![
@@ -342,7 +346,7 @@ pub(crate) fn backends_table(rows: &[Value], width: Width) -> Table {
         "NEW FLOWS",
         "PACKETS",
         "BYTES",
-        "LAST FAILURE",
+        "LAST PROBE",
     ];
     let mut table = Table::new(&fit(headings, 7, width));
     for row in rows {
