@@ -21,7 +21,7 @@ apply() {
         local build
         build=$(mktemp -d)
         LLVM_PREFIX=$LLVM PATH=$LLVM/bin:$PATH CARGO_TARGET_DIR=$build \
-            cargo install bpf-linker --version "$LINKER_VERSION" --locked --no-default-features --features llvm-22 \
+            cargo install --quiet bpf-linker --version "$LINKER_VERSION" --locked --no-default-features --features llvm-22 \
             --root "$LINKER_ROOT" --force
         rm -rf "$build"
     fi

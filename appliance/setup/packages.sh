@@ -48,8 +48,9 @@ apply() {
     if ((${#packages[@]})); then
         [[ -e /usr/sbin/nginx ]] && had_nginx=yes
         export DEBIAN_FRONTEND=noninteractive
-        apt-get update -q
-        without_daemons apt-get install -q -y --no-install-recommends "${packages[@]}"
+        say "installing them, about a minute"
+        quietly apt-get update -q
+        quietly without_daemons apt-get install -q -y --no-install-recommends "${packages[@]}"
         if [[ $had_nginx == no && -d /run/systemd/system ]]; then
             systemctl disable --now nginx.service
         fi

@@ -10,6 +10,16 @@ readonly CACHE=/var/cache/marchproxy
 say() { printf 'setup: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 
+# Runs a command; what it prints is only shown if it fails.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 || status=$?
+    ((status == 0)) || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
 scripts_hash() { cat "$REPOSITORY"/appliance/setup/* | sha256sum | cut -d' ' -f1; }
 
 run_step() {
