@@ -8,6 +8,7 @@ use crate::counters::Counters;
 use crate::guard::{Admission, PuntShare, Sources};
 use crate::limit::Answers;
 use crate::mirror::Mirrors;
+use crate::nat::Turns;
 use crate::policer::Policers;
 
 /// The lcore's clock, read once per burst.
@@ -49,20 +50,11 @@ pub(crate) struct Shared {
     pub sources: Sources,
     pub admission: Admission,
     pub punts: PuntShare,
-    /// Varies the search for a NAT port, so that two flows do not probe in step.
-    pub nat_salt: u64,
+    /// Whose turn it is among a NAT pool's tuples, by the far end.
+    pub turns: Turns,
 }
 
 impl Shared {
-    /// Where the next search for a NAT port begins.
-    pub fn next_salt(&mut self) -> u64 {
-        self.nat_salt = self
-            .nat_salt
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(0x1405_7b7e_f767_814f);
-        self.nat_salt >> 16
-    }
-
     /// Asks the agent to resolve a next hop, unless that was asked already or too much is being asked.
     pub fn request(&mut self, request: ResolveRequest) {
         if self.resolve.len() < self.resolve.capacity() && !self.resolve.contains(&request) {

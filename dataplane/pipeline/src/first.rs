@@ -12,7 +12,7 @@ use march_wire::{Buffer, DropReason, Verdict, icmp, ip, tcp};
 use crate::context::{Context, Shared};
 use crate::guard::Admission;
 use crate::judge::{self, Bound, Judgement};
-use crate::nat::{Numbered, Source, any_source};
+use crate::nat::{Numbered, Source, next_source};
 use crate::rewrite::IpVersion;
 use crate::side::Side;
 use crate::slow::{Step, Transit, expired, raw_ports, reject, reset, resolve, resolve_on};
@@ -349,17 +349,17 @@ impl<F: IpVersion> Side<F> {
             Some(adjacency) if adjacency.state == AdjacencyState::Resolved => adjacency.port,
             _ => port_of(context, resolve::<F>(shared, context, address)?)?,
         };
-        let (source, client) = match service.mode {
-            Mode::Nat => (Source::Kept, (tuple.src, tuple.src_port)),
-            Mode::FullNat => (
-                Source::PoolOf(egress),
-                any_source::<F>(shared, context, egress)?,
-            ),
-        };
         let port = if backend.port == 0 {
             course.dst_port
         } else {
             backend.port
+        };
+        let (source, client) = match service.mode {
+            Mode::Nat => (Source::Kept, (tuple.src, tuple.src_port)),
+            Mode::FullNat => (
+                Source::PoolOf(egress),
+                next_source::<F>(shared, context, egress, (address, port))?,
+            ),
         };
         Ok(Prospect {
             reverse: Key {
@@ -416,7 +416,8 @@ impl<F: IpVersion> Side<F> {
             }
             SourceNat::Masquerade => {
                 let egress = port_of(context, hop)?;
-                let chosen = any_source::<F>(shared, context, egress)?;
+                let far = (course.dst, course.dst_port);
+                let chosen = next_source::<F>(shared, context, egress, far)?;
                 (Source::PoolOf(egress), chosen)
             }
         };

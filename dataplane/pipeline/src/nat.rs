@@ -1,5 +1,7 @@
 //! Source translation: which address and port of a pool a new flow gets.
 
+use std::net::IpAddr;
+
 use march_flow::{FlowState, Key};
 use march_tables::{NatPool, PortId};
 use march_wire::{DropReason, Verdict, ip};
@@ -9,8 +11,14 @@ use crate::rewrite::IpVersion;
 use crate::side::Side;
 use crate::slow::{Step, port_numbers, raw_ports};
 
-/// Source ports tried before giving up. With 95 of 100 in use, all fail once in 700 times.
+/// Sources tried in their turn, of which long connections may hold some.
+const TURN_TRIES: usize = 8;
+
+/// Sources tried anywhere before giving up. With 95 of 100 in use, all fail once in 700 times.
 const NAT_TRIES: u64 = 128;
+
+/// Counters of turns: many more than there are backends, so that few share one. A power of two.
+const TURNS: usize = 4_096;
 
 /// Steps of a walk over tuples. A prime beyond any number of tuples divides none, so that a walk visits all of them;
 /// near the golden section of 2^64, so that neighbours in time are no neighbours in ports.
@@ -56,12 +64,47 @@ impl Numbered {
     }
 }
 
+/// Whose turn it is, by the far end. A pool's sources are used one after the other, so that each rests as long as it can: a
+/// server that closed a connection remembers it for a minute and may refuse the next one between the same ends.
+pub(crate) struct Turns(Box<[u32]>);
+
+impl Turns {
+    /// Each begins somewhere else.
+    pub fn new(seed: (u64, u64)) -> Self {
+        let mut salt = seed.0 ^ seed.1;
+        let starts = (0..TURNS).map(|_| {
+            salt = salt
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            u32::try_from(salt >> 32).unwrap_or_default()
+        });
+        Self(starts.collect())
+    }
+
+    /// The next turn towards this far end.
+    fn next(&mut self, far: IpAddr, port: u16) -> u32 {
+        let bits = match far {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                u64::try_from(bits >> 64 ^ bits & u128::from(u64::MAX)).unwrap_or_default()
+            }
+        };
+        let hash = (bits ^ u64::from(port) << 40).wrapping_mul(NAT_STEP) >> 32;
+        let place = usize::try_from(hash).unwrap_or_default() % TURNS;
+        self.0.get_mut(place).map_or(0, |turn| {
+            *turn = turn.wrapping_add(1);
+            *turn
+        })
+    }
+}
+
 impl<F: IpVersion> Side<F> {
-    /// The answers' key: the one given or, where that is taken and the source is ours to choose, another. If all that were tried
-    /// are taken, a connection that is over or whose handshake is not done makes room.
+    /// The answers' key: the one given or, where that is taken and the source is ours to choose, one of the next in turn or any
+    /// other. If all that were tried are taken, a connection that is over or whose handshake is not done makes room.
     pub fn settle(
         &mut self,
-        shared: &Shared,
+        shared: &mut Shared,
         context: &Context<'_>,
         reverse: Key<F::Pair>,
         source: Source,
@@ -78,10 +121,11 @@ impl<F: IpVersion> Side<F> {
         let (far, salt) = port_numbers(reverse.ports);
         let mut over = None;
         let pool = context.generation.port(egress).map(F::nat);
-        for (source, near) in pool
-            .into_iter()
-            .flat_map(|pool| nat_tuples(pool, salt.into()))
-        {
+        let pool = pool.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
+        let turns = &mut shared.turns;
+        let in_turn = std::iter::from_fn(|| nat_tuple(pool, turns.next(address.into(), far)));
+        let anywhere = nat_tuples(pool, salt.into());
+        for (source, near) in in_turn.take(TURN_TRIES).chain(anywhere) {
             let key = Key {
                 addresses: F::pair(address, source),
                 ports: numbered.raw(far, near),
@@ -102,33 +146,49 @@ impl<F: IpVersion> Side<F> {
     }
 }
 
-/// A source out of the port's pool; which one is left to chance.
-pub(crate) fn any_source<F: IpVersion>(
+/// The source out of the port's pool whose turn it is towards the far end.
+pub(crate) fn next_source<F: IpVersion>(
     shared: &mut Shared,
     context: &Context<'_>,
     egress: PortId,
+    (far, port): (F::Address, u16),
 ) -> Step<(F::Address, u16)> {
     let pool = context.generation.port(egress).map(F::nat);
-    let salt = shared.next_salt();
-    pool.and_then(|pool| nat_tuples(pool, salt).next())
+    let turn = shared.turns.next(far.into(), port);
+    pool.and_then(|pool| nat_tuple(pool, turn))
         .ok_or(Verdict::Drop(DropReason::NatExhausted))
 }
 
-/// The pool's (address, port) pairs from a pseudo-random one on, in steps that visit all of them; [`NAT_TRIES`] at most.
+/// How many (address, port) pairs a pool has.
+fn nat_size<A>(pool: &NatPool<A>) -> u64 {
+    let ports = u64::from(pool.last_port) + 1;
+    ports.saturating_sub(pool.first_port.into()) * pool.addresses.len() as u64
+}
+
+/// The pair at a place below [`nat_size`].
+fn nat_at<A: Copy>(pool: &NatPool<A>, at: u64) -> Option<(A, u16)> {
+    let ports = u64::from(pool.last_port.checked_sub(pool.first_port)?) + 1;
+    let address = pool.addresses.get(usize::try_from(at / ports).ok()?)?;
+    let port = u16::try_from(at % ports).ok()?;
+    Some((*address, pool.first_port + port))
+}
+
+/// The pair whose turn it is: turns in a row visit all pairs of the pool before they come back to one.
+fn nat_tuple<A: Copy>(pool: &NatPool<A>, turn: u32) -> Option<(A, u16)> {
+    let tuples = nat_size(pool);
+    let step = NAT_STEP.checked_rem(tuples)?;
+    nat_at(pool, u64::from(turn) % tuples * step % tuples)
+}
+
+/// The pairs of the pool from a pseudo-random one on, in steps that visit all of them; [`NAT_TRIES`] at most.
 fn nat_tuples<A: Copy>(pool: &NatPool<A>, salt: u64) -> impl Iterator<Item = (A, u16)> + '_ {
-    let ports = u64::from(pool.last_port.saturating_sub(pool.first_port)) + 1;
-    let tuples = if pool.first_port > pool.last_port {
-        0
-    } else {
-        ports * pool.addresses.len() as u64
-    };
+    let tuples = nat_size(pool);
     let step = NAT_STEP.checked_rem(tuples).unwrap_or(0);
     let mut at = salt.checked_rem(tuples).unwrap_or(0);
     (0..NAT_TRIES.min(tuples)).filter_map(move |_| {
-        let (address, port) = (at / ports, at % ports);
+        let pair = nat_at(pool, at);
         at = (at + step) % tuples;
-        let address = pool.addresses.get(usize::try_from(address).ok()?)?;
-        Some((*address, pool.first_port + u16::try_from(port).ok()?))
+        pair
     })
 }
 
@@ -154,7 +214,12 @@ mod tests {
                 first_port,
                 last_port,
             };
-            let tuples = u64::from(last_port - first_port + 1) * addresses;
+            let tuples = nat_size(&pool);
+            for start in [0, 1_000_000_007] {
+                let turns = start..start + u32::try_from(tuples).expect("some tuples");
+                let seen: HashSet<_> = turns.filter_map(|turn| nat_tuple(&pool, turn)).collect();
+                assert_eq!(seen.len() as u64, tuples, "each has one turn");
+            }
             for salt in [0, 1, u64::MAX] {
                 let mut seen = HashSet::new();
                 for (address, port) in nat_tuples(&pool, salt) {

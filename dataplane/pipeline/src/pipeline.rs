@@ -15,6 +15,7 @@ use crate::guard::{
 };
 use crate::limit::Answers;
 use crate::mirror::{MirrorSink, Mirrors};
+use crate::nat::Turns;
 use crate::policer::Policers;
 use crate::rewrite::{IpVersion, V4, V6, udp_mask};
 use crate::side::Side;
@@ -67,7 +68,7 @@ impl Pipeline {
                 sources: Sources::new(settings.sources, settings.seed)?,
                 admission: Admission::new(),
                 punts: PuntShare::new(),
-                nat_salt: settings.seed.0 ^ settings.seed.1,
+                turns: Turns::new(settings.seed),
             },
             swept_ms: 0,
             owed: [0; 4],

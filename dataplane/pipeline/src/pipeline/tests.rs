@@ -951,6 +951,26 @@ fn a_pool_of_nat_ports_runs_out_by_name_and_comes_back() {
     }
 }
 
+/// A backend that closed a connection remembers it: the next ones come from every other port before this one is used again.
+#[test]
+fn a_nat_port_rests_until_all_others_had_their_turn() {
+    for ends in ENDS {
+        let mut world = World::new();
+        let mut seen = std::collections::HashSet::new();
+        for port in 0..64 {
+            let syn = world.forwarded(0, &from_client(ends).tcp(4_000 + port, 80, SYN), 1);
+            seen.insert(tuple_of(&syn).2);
+            world.forwarded(0, &from_client(ends).tcp(4_000 + port, 80, RST), 1);
+            world.now.ms += 2_000;
+            for _ in 0..40 {
+                world.pipeline.expire(&world.generation, world.now);
+            }
+            assert_eq!(world.pipeline.flows(), [0, 0]);
+        }
+        assert_eq!(seen.len(), 64);
+    }
+}
+
 #[test]
 fn half_open_connections_make_room_in_a_pool_of_nat_ports() {
     for ends in ENDS {
