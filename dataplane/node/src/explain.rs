@@ -231,6 +231,7 @@ mod tests {
         ExplainQuery {
             port: String::new(),
             packet: Some(Asked::Tuple(tuple)),
+            candidate: None,
         }
     }
 

@@ -201,7 +201,7 @@ fn line(head: &Head) -> String {
     // The parser wants whole packets; what is behind the head does not show.
     let mut frame = head.bytes().to_vec();
     frame.resize(head.frame_len as usize, 0);
-    match march_wire::parse(&frame) {
+    match march_wire::parse(frame.as_slice()) {
         Ok(Packet::Ip(packet)) => march_pipeline::describe(&frame, &packet),
         Ok(Packet::Arp(_)) => "ARP".to_owned(),
         Ok(Packet::Other(link)) => format!("Ethernet type 0x{:04x}", link.ethertype),

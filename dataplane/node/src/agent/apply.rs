@@ -1,8 +1,8 @@
 //! Compiling and publishing.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use march_model::FieldError;
+use march_model::{FieldError, Plane};
 use march_proto::v1::Timings;
 use march_tables::{BuildError, Config, Generation};
 
@@ -66,14 +66,21 @@ impl Agent {
             .zip(0..)
             .map(|(spec, index)| documented(spec, index))
             .collect();
-        self.build_for(desired, &ports).map(drop)
+        self.build_for(desired, &ports, Plane::FastPath).map(drop)
     }
 
     /// The generation that `desired` would make now, published to nobody.
     pub(super) fn try_build(&self, desired: &Desired) -> Result<Generation, Vec<FieldError>> {
+        let (ports, plane) = self.driven();
+        self.build_for(desired, ports, plane)
+    }
+
+    /// What is driven now, and who decides about its traffic.
+    fn driven(&self) -> (&[FastPort], Plane) {
         match &self.engine {
-            Engine::Fast(engine) => self.build_for(desired, &engine.ports),
-            _ => self.build_for(desired, &[]),
+            Engine::Fast(engine) => (&engine.ports, Plane::FastPath),
+            Engine::Socket(_) => (&[], Plane::SocketTier),
+            Engine::Idle => (&[], Plane::FastPath),
         }
     }
 
@@ -81,6 +88,7 @@ impl Agent {
         &self,
         desired: &Desired,
         ports: &[FastPort],
+        plane: Plane,
     ) -> Result<Generation, Vec<FieldError>> {
         let mut ids = self.ids.clone();
         let compiled = {
@@ -93,6 +101,9 @@ impl Agent {
                 kernel: &kernel,
                 unhealthy: &self.unhealthy,
                 admin: &self.admin,
+                node: &self.options.node,
+                plane,
+                now: SystemTime::now().into(),
             };
             compile::compile(&inputs, &mut ids)?
         };
@@ -119,14 +130,32 @@ impl Agent {
         if self.desired.is_none() {
             return;
         }
-        if let Err(errors) = self.build_and_publish(Instant::now()).await {
-            for error in errors {
-                tracing::error!(event = "generation.refused", cause, %error, "cannot compile; the running generation stays");
-            }
+        let refused = self.build_and_publish(Instant::now()).await.err();
+        for error in refused.iter().flatten() {
+            tracing::error!(event = "generation.refused", cause, %error, "cannot compile; the running generation stays");
+        }
+        let first = refused.iter().flatten().next();
+        let trouble = first.map(|error| format!("the running generation is old: {error}"));
+        self.note_trouble("generation", trouble);
+    }
+
+    /// A rule or mapping that ends makes a generation without it, so that its flows are judged again.
+    pub(super) async fn follow_time(&mut self) {
+        let next_end = self
+            .compiled
+            .as_ref()
+            .and_then(|compiled| compiled.next_end);
+        if next_end.is_some_and(|end| end <= SystemTime::now().into()) {
+            tracing::info!(event = "rules.ended", "a rule or mapping ended");
+            self.refresh("time").await;
         }
     }
 
-    pub(super) fn compile(&mut self, ports: &[FastPort]) -> Result<Compiled, Vec<FieldError>> {
+    pub(super) fn compile(
+        &mut self,
+        ports: &[FastPort],
+        plane: Plane,
+    ) -> Result<Compiled, Vec<FieldError>> {
         let Some(desired) = &self.desired else {
             return Err(Vec::new());
         };
@@ -139,16 +168,17 @@ impl Agent {
             kernel: &kernel,
             unhealthy: &self.unhealthy,
             admin: &self.admin,
+            node: &self.options.node,
+            plane,
+            now: SystemTime::now().into(),
         };
         compile::compile(&inputs, &mut self.ids)
     }
 
     async fn build_and_publish(&mut self, received: Instant) -> Result<Timings, Vec<FieldError>> {
-        let ports = match &self.engine {
-            Engine::Fast(engine) => engine.ports.clone(),
-            _ => Vec::new(),
-        };
-        let compiled = self.compile(&ports)?;
+        let (ports, plane) = self.driven();
+        let ports = ports.to_vec();
+        let compiled = self.compile(&ports, plane)?;
         check_limits(&compiled.config)?;
         let is_same = self
             .compiled

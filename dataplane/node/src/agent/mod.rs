@@ -346,6 +346,7 @@ impl Agent {
             self.refresh("interfaces").await;
         }
         self.follow_health().await;
+        self.follow_time().await;
         if self.publisher.reclaim() == 0 {
             self.ids.release(&self.traffic);
         }

@@ -179,7 +179,7 @@ impl Agent {
         // The mirror must know the twins' addresses before the first generation is compiled from it.
         self.kernel.settle().await?;
         let compiled = self
-            .compile(&prepared.ports)
+            .compile(&prepared.ports, march_model::Plane::FastPath)
             .map_err(|errors| refused(&errors))?;
         let current = self.publisher.current();
         let generation = first_generation(&compiled.config, &current)

@@ -3,18 +3,21 @@
 //! Pure: [`compile`] reads its [`Inputs`] and returns a [`Compiled`]. Whoever calls it publishes, or reports the refusal
 //! and leaves the running generation alone.
 
+mod limits;
+mod plane;
 mod ports;
 mod routes;
+mod rules;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use march_model::{FieldError, Probe as ModelProbe, State};
+use march_model::{FieldError, Plane, Probe as ModelProbe, State, Timestamp};
 use march_tables::{
-    Action, AddressSet, Affinity, Algorithm, BackendState, Config, Mode, PoolBackend, PoolConfig, PoolId,
-    PortId, PortRange, Rule, Service, Timeouts,
+    AddressSet, Affinity, Algorithm, BackendState, Config, Limit, Mode, PoolBackend, PoolConfig,
+    PoolId, PortId, Service, Timeouts,
 };
 use march_wire::tuple::IpPrefix;
 
@@ -89,6 +92,12 @@ pub struct Inputs<'a> {
     pub unhealthy: &'a BTreeSet<u16>,
     /// What the operator wants of backends.
     pub admin: &'a AdminStates,
+    /// The name of this node.
+    pub node: &'a str,
+    /// Where traffic is decided about here.
+    pub plane: Plane,
+    /// Rules and mappings that have ended by then are left out.
+    pub now: Timestamp,
 }
 
 /// What a compilation makes.
@@ -106,10 +115,14 @@ pub struct Compiled {
     pub backends: BTreeMap<u16, BackendKey>,
     /// Pools that are health-checked.
     pub checked_pools: BTreeSet<String>,
+    /// The next moment at which a rule or a mapping ends: time to compile again.
+    pub next_end: Option<Timestamp>,
 }
 
 /// Compiles. Numbers come from `ids`, which keeps them stable; a refusal leaves `ids` usable.
 pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<FieldError>> {
+    ids.passed
+        .check(inputs.state, inputs.node, inputs.plane, inputs.now)?;
     let pool_ids: BTreeMap<&str, PoolId> = inputs
         .state
         .pools()
@@ -127,17 +140,17 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
     ids.services
         .assign(names)
         .map_err(|(name, error)| refused(format!("Service/{name}"), "metadata.name", error))?;
-    let rules = rules(inputs.state)?;
-    ids.rules
-        .assign(rules.iter().map(|rule| rule.name.to_string()))
-        .map_err(|(name, error)| refused(format!("Rule/{name}"), "metadata.name", error))?;
     let names = inputs.sets.iter().map(|set| set.name.to_string());
     ids.sets
         .assign(names)
         .map_err(|(name, error)| refused(format!("AddressSet/{name}"), "metadata.name", error))?;
+    let limits = limits::assign(inputs.state, ids)
+        .map_err(|(name, error)| refused(format!("RateLimit/{name}"), "metadata.name", error))?;
+    let (rules, next_end) = rules::compile(inputs.state, inputs.ports, inputs.now, ids)?;
     let slots = &ids.backends;
     let pools = pools(inputs, slots);
-    let ports = ports::tables(inputs.ports, inputs.kernel);
+    let mut ports = ports::tables(inputs.ports, inputs.kernel);
+    limits::ingress(inputs.state, ids, &mut ports)?;
     let owned = owned_prefixes(&services, inputs);
     let config = Config {
         revision: inputs.revision,
@@ -145,13 +158,13 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
             &service.name
         }),
         pools: pools.into(),
-        rules: named(&ids.rules, &Rule::vacant(), rules, |rule| &rule.name),
+        rules,
         sets: sets(&ids.sets, inputs.sets),
+        limits: named(&ids.limits, &Limit::vacant(), limits, |limit| &limit.name),
         routes: routes::mirrored(inputs.kernel, inputs.ports).into(),
         neighbours: routes::neighbours(inputs.kernel, inputs.ports).into(),
         local: routes::local(inputs.kernel).into(),
         ports: ports.into(),
-        ..Config::default()
     };
     Ok(Compiled {
         targets: targets(inputs.state, slots),
@@ -168,6 +181,7 @@ pub fn compile(inputs: &Inputs<'_>, ids: &mut Ids) -> Result<Compiled, Vec<Field
             .filter(|(_, pool)| pool.health_check.is_some())
             .map(|(metadata, _)| metadata.name.as_str().to_owned())
             .collect(),
+        next_end,
         config,
     })
 }
@@ -183,12 +197,12 @@ fn sets(slots: &Slots<String>, sets: &[AddressSet]) -> Arc<[AddressSet]> {
 }
 
 /// A list in which everything stands at its number.
-fn named<T: Clone, L: From<Vec<T>>>(
+fn named<T: Clone>(
     slots: &Slots<String>,
     vacant: &T,
     items: Vec<T>,
     name: impl Fn(&T) -> &str,
-) -> L {
+) -> Arc<[T]> {
     let keyed = items.into_iter().map(|item| (name(&item).to_owned(), item));
     slots.by_position(vacant, keyed).into()
 }
@@ -248,7 +262,7 @@ fn services(
                     udp_ms: service.timeouts.udp.as_millis(),
                     icmp_ms: service.timeouts.icmp.as_millis(),
                 },
-                ..Service::vacant()
+                limits: limits::of_service(service.limits),
             })
         })
         .collect();
@@ -302,53 +316,6 @@ fn pools(inputs: &Inputs<'_>, slots: &Slots<BackendKey>) -> Vec<PoolConfig> {
                 .collect(),
         })
         .collect()
-}
-
-fn rules(state: &State) -> Result<Vec<Rule>, Vec<FieldError>> {
-    let redirects = state
-        .rules()
-        .filter(|(_, rule)| rule.redirect.is_some())
-        .map(|(metadata, _)| {
-            let message = "this node does not redirect".to_owned();
-            FieldError::of_document(format!("Rule/{}", metadata.name), "spec.redirect", message)
-        });
-    let refused: Vec<FieldError> = redirects.collect();
-    if !refused.is_empty() {
-        return Err(refused);
-    }
-    let prefixes = |list: &[march_model::Prefix]| {
-        list.iter()
-            .filter_map(|one| wire_prefix(*one).ok())
-            .collect()
-    };
-    let ports = |list: &[march_model::PortRange]| {
-        list.iter()
-            .map(|range| PortRange {
-                first: range.first(),
-                last: range.last(),
-            })
-            .collect()
-    };
-    Ok(state
-        .rules()
-        .map(|(metadata, rule)| Rule {
-            name: metadata.name.as_str().into(),
-            priority: rule.priority,
-            sources: prefixes(&rule.matches.sources),
-            destinations: prefixes(&rule.matches.destinations),
-            source_ports: ports(&rule.matches.source_ports),
-            ports: ports(&rule.matches.ports),
-            protocol: rule.matches.protocol.map(march_model::Protocol::number),
-            action: match rule.action {
-                march_model::Action::Allow => Action::Allow,
-                march_model::Action::Drop | march_model::Action::Redirect => Action::Drop,
-                march_model::Action::Reject => Action::Reject,
-                march_model::Action::Count => Action::Count,
-                march_model::Action::Punt => Action::Punt,
-            },
-            ..Rule::vacant()
-        })
-        .collect())
 }
 
 fn targets(state: &State, slots: &Slots<BackendKey>) -> Vec<ProbeTarget> {

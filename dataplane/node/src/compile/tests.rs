@@ -40,11 +40,7 @@ fn state() -> State {
         text: DOCUMENTS.into(),
     }]);
     State::default()
-        .plan(
-            batch,
-            march_model::Others::Keep,
-            march_model::Timestamp::EPOCH,
-        )
+        .plan(batch, march_model::Others::Keep, Timestamp::EPOCH)
         .expect("the documents are valid")
         .state
 }
@@ -153,6 +149,9 @@ fn compiled(unhealthy: &[u16], admin: &AdminStates, ids: &mut Ids) -> Compiled {
         kernel: &kernel,
         unhealthy: &unhealthy,
         admin,
+        node: "node1",
+        plane: Plane::FastPath,
+        now: Timestamp::EPOCH,
     };
     compile(&inputs, ids).expect("compiles")
 }
@@ -305,3 +304,6 @@ fn every_backend_of_a_checked_pool_is_probed_on_its_port() {
     );
     assert!(compiled.checked_pools.contains("web"));
 }
+
+#[path = "tests/rules.rs"]
+mod rules;
