@@ -9,7 +9,7 @@ use march_wire::{Buffer, DropReason, Family, FiveTuple, Verdict};
 use crate::context::{Context, Shared};
 use crate::rewrite::IpVersion;
 use crate::side::Side;
-use crate::slow::{Step, Transit, expired, port_numbers, raw_ports};
+use crate::slow::{Step, Transit, expired, next_hop, port_numbers, raw_ports};
 
 impl<F: IpVersion> Side<F> {
     /// An ICMP error. What it quotes is a packet that went the other way after it was rewritten here, so the quote's
@@ -43,7 +43,8 @@ impl<F: IpVersion> Side<F> {
         if flow.is_translated() && is_redirect(packet) {
             return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
         }
-        let hop = self.next_hop(shared, context, handle)?;
+        let way = (handle.direction, self.flows.opening(handle.index));
+        let hop = next_hop::<F>(shared, context, &flow, way)?;
         let adjacency = context
             .generation
             .adjacency(hop)

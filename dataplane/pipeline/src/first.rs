@@ -437,7 +437,7 @@ impl<F: IpVersion> Side<F> {
         })
     }
 
-    /// Remembers the decision and sends the packet on. A packet that does not get away leaves no flow behind.
+    /// Remembers the decision and sends the packet on. A packet that does not get away leaves no flow behind and ends none.
     fn open<B: Buffer>(
         &mut self,
         shared: &mut Shared,
@@ -449,25 +449,27 @@ impl<F: IpVersion> Side<F> {
         let key = transit.key();
         let Prospect { state, source, .. } = *prospect;
         let numbered = Numbered::of(key.protocol, state);
-        let reverse = self.settle(shared, context, prospect.reverse, source, numbered)?;
+        let (reverse, victim) = self.settle(shared, context, prospect.reverse, source, numbered)?;
         let mut flow = Flow::new(key, reverse, state, context.now.ms);
         flow.epoch = context.generation.epoch;
         flow.service = prospect.service;
         flow.backend = prospect.backend;
         flow.next_hop[0] = prospect.hop;
         flow.treatment = judge::lasting(context.generation, prospect.treatment);
+        let way = (Direction::Forward, prospect.opening);
+        let cleared = Self::clear(shared, context, frame, transit, &flow, way)?;
+        if let Some(index) = victim {
+            self.remove(index, &shared.counters);
+            shared.counters.flows.evicted.add(1);
+        }
         let handle = self
             .insert(flow, &shared.counters, context.now)
             .ok_or(Verdict::Drop(DropReason::TableFull))?;
         debug_assert_eq!(handle.direction, Direction::Forward);
         self.flows.set_opening(handle.index, prospect.opening);
-        let verdict = self.transmit(shared, context, frame, transit, handle, state);
-        if matches!(verdict, Ok(Verdict::Forward { .. })) {
-            self.count_created(handle.index, &shared.counters);
-        } else {
-            self.remove(handle.index, &shared.counters);
-        }
-        verdict
+        self.count_created(handle.index, &shared.counters);
+        let moved = (handle, state);
+        Ok(self.transmit(shared, context, frame, transit, moved, &cleared))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Copies of frames as they came in, made before anything in them is changed.
 
 use march_flow::{Rate, TokenBucket};
-use march_tables::{Mirror, NONE, PortId, TreatmentId};
+use march_tables::{Generation, Mirror, NONE, PortId, TreatmentId};
 
 use crate::context::Now;
 use crate::counters::Counters;
@@ -30,6 +30,8 @@ const LONGEST: usize = 10_240;
 pub(crate) struct Mirrors {
     /// By treatment: rules with equal treatments share one bound.
     buckets: Box<[TokenBucket]>,
+    /// Whose treatments those are: the next policy numbers its own, and its bounds begin anew.
+    policy_epoch: u16,
     waiting: Option<Mirror>,
     frame: Vec<u8>,
 }
@@ -39,13 +41,24 @@ impl Mirrors {
     pub fn new() -> Self {
         Self {
             buckets: vec![TokenBucket::default(); usize::from(NONE)].into(),
+            policy_epoch: 0,
             waiting: None,
             frame: Vec::with_capacity(LONGEST),
         }
     }
 
     /// Whether one more copy may be made now.
-    pub fn admit(&mut self, treatment: TreatmentId, mirror: Mirror, now: Now) -> bool {
+    pub fn admit(
+        &mut self,
+        generation: &Generation,
+        treatment: TreatmentId,
+        mirror: Mirror,
+        now: Now,
+    ) -> bool {
+        if self.policy_epoch != generation.policy_epoch {
+            self.policy_epoch = generation.policy_epoch;
+            self.buckets.fill(TokenBucket::default());
+        }
         let per_second = u64::from(mirror.per_second);
         let rate = Rate::new(per_second, per_second);
         let bucket = self.buckets.get_mut(usize::from(treatment));

@@ -101,17 +101,18 @@ impl Turns {
 
 impl<F: IpVersion> Side<F> {
     /// The answers' key: the one given or, where that is taken and the source is ours to choose, one of the next in turn or any
-    /// other. If all that were tried are taken, a connection that is over or whose handshake is not done makes room.
+    /// other. If all that were tried are taken, a connection that is over or whose handshake is not done is to make room: its index
+    /// comes with the key.
     pub fn settle(
-        &mut self,
+        &self,
         shared: &mut Shared,
         context: &Context<'_>,
         reverse: Key<F::Pair>,
         source: Source,
         numbered: Numbered,
-    ) -> Step<Key<F::Pair>> {
+    ) -> Step<(Key<F::Pair>, Option<u32>)> {
         if self.flows.find(&reverse).is_none() {
-            return Ok(reverse);
+            return Ok((reverse, None));
         }
         // Two flows whose answers look the same cannot be told apart.
         let Source::PoolOf(egress) = source else {
@@ -132,7 +133,7 @@ impl<F: IpVersion> Side<F> {
                 ..reverse
             };
             let Some(handle) = self.flows.find(&key) else {
-                return Ok(key);
+                return Ok((key, None));
             };
             let state = self.flows.flow(handle.index).state;
             if over.is_none() && (state == FlowState::Closed || state.is_embryonic()) {
@@ -140,9 +141,7 @@ impl<F: IpVersion> Side<F> {
             }
         }
         let (index, key) = over.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
-        self.remove(index, &shared.counters);
-        shared.counters.flows.evicted.add(1);
-        Ok(key)
+        Ok((key, Some(index)))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The slow path of one frame: everything that is not an established flow's plain packet.
 
-use march_flow::{Direction, FlowHandle, FlowState, Flows, Key, Opening, tcp};
-use march_tables::{AddressKind, AdjacencyId, AdjacencyState, NONE, PortId, Route, Subject};
+use march_flow::{Direction, Flow, FlowHandle, FlowState, Flows, Key, Opening, tcp};
+use march_tables::{
+    AddressKind, Adjacency, AdjacencyId, AdjacencyState, NONE, PortId, Route, Subject,
+};
 use march_wire::ethernet::{self, Link};
 use march_wire::parse::{Fragment, IpPacket, L4};
 use march_wire::tuple::{Address, FiveTuple};
@@ -242,42 +244,69 @@ impl<F: IpVersion> Side<F> {
             )
             .map(Some);
         }
-        self.transmit(shared, context, frame, transit, handle, state)
-            .map(Some)
+        let flow = *self.flows.flow(handle.index);
+        let way = (handle.direction, self.flows.opening(handle.index));
+        let cleared = Self::clear(shared, context, frame, transit, &flow, way)?;
+        let moved = (handle, state);
+        let verdict = self.transmit(shared, context, frame, transit, moved, &cleared);
+        Ok(Some(verdict))
     }
 
-    /// Sends a packet on as its flow says, and only then lets the flow know of it.
+    /// Whether a packet of `flow` may leave, and by what: it has hops left, its next hop is resolved, it fits, and its limit is not
+    /// reached. Only then it is charged; the flow is not touched.
+    pub fn clear<B: Buffer>(
+        shared: &mut Shared,
+        context: &Context<'_>,
+        frame: &mut B,
+        transit: &Transit<'_, F>,
+        flow: &Flow<F::Pair>,
+        (direction, opening): (Direction, Opening),
+    ) -> Step<Cleared> {
+        let packet = transit.packet;
+        if packet.ttl <= 1 {
+            return Err(expired(shared, context, frame, packet)?);
+        }
+        let hop = next_hop::<F>(shared, context, flow, (direction, opening))?;
+        let adjacency = *context
+            .generation
+            .adjacency(hop)
+            .ok_or(Verdict::Drop(DropReason::NoRoute))?;
+        if packet.ip_len() > usize::from(adjacency.mtu) {
+            return Err(too_big(shared, context, frame, packet, adjacency.mtu)?);
+        }
+        let mark = if flow.treatment == NONE {
+            None
+        } else {
+            treat::<F>(shared, context.generation, context.now, flow, frame.bytes())
+                .map_err(Verdict::Drop)?
+                .mark_for(direction)
+        };
+        Ok(Cleared {
+            hop,
+            adjacency,
+            mark,
+        })
+    }
+
+    /// Sends a packet that may leave on as its flow says, and lets the flow know of it.
     pub fn transmit<B: Buffer>(
         &mut self,
         shared: &mut Shared,
         context: &Context<'_>,
         frame: &mut B,
         transit: &Transit<'_, F>,
-        handle: FlowHandle,
-        state: FlowState,
-    ) -> Step<Verdict> {
+        (handle, state): (FlowHandle, FlowState),
+        cleared: &Cleared,
+    ) -> Verdict {
         let packet = transit.packet;
-        if packet.ttl <= 1 {
-            return expired(shared, context, frame, packet);
-        }
+        let Cleared {
+            hop,
+            adjacency,
+            mark,
+        } = *cleared;
         let flow = *self.flows.flow(handle.index);
         let side = handle.direction.index();
-        let hop = self.next_hop(shared, context, handle)?;
-        let adjacency = context
-            .generation
-            .adjacency(hop)
-            .ok_or(Verdict::Drop(DropReason::NoRoute))?;
-        if packet.ip_len() > usize::from(adjacency.mtu) {
-            return too_big(shared, context, frame, packet, adjacency.mtu);
-        }
         let bytes = frame.bytes_mut();
-        let mark = if flow.treatment == NONE {
-            None
-        } else {
-            treat::<F>(shared, context.generation, context.now, &flow, bytes)
-                .map_err(Verdict::Drop)?
-                .mark_for(handle.direction)
-        };
         let change = Change::of(&flow, handle.direction);
         let rewritten = match packet.l4 {
             L4::Tcp { .. } | L4::Udp { .. } => {
@@ -312,34 +341,42 @@ impl<F: IpVersion> Side<F> {
         if state == FlowState::Established && Flows::<F::Pair>::is_embryonic(handle.index) {
             self.promote(handle.index, &shared.counters, context.now);
         }
-        Ok(Verdict::Forward {
+        Verdict::Forward {
             port: adjacency.port,
-        })
+        }
     }
+}
 
-    /// Where packets of this flow and direction go; asks for the next hop and holds the frame if that is not resolved.
-    pub fn next_hop(
-        &self,
-        shared: &mut Shared,
-        context: &Context<'_>,
-        handle: FlowHandle,
-    ) -> Step<AdjacencyId> {
-        let generation = context.generation;
-        let flow = self.flows.flow(handle.index);
-        let remembered = match (handle.direction, generation.backend(flow.backend)) {
-            (Direction::Forward, Some(backend)) => backend.adjacency,
-            _ => flow.next_hop[handle.direction.index()],
-        };
-        if is_resolved(context, remembered) {
-            return Ok(remembered);
-        }
-        let (_, destination) = F::addresses(flow.outgoing(handle.direction).addresses);
-        let egress = self.flows.opening(handle.index).egress;
-        if handle.direction == Direction::Forward && flow.service == NONE && egress != NONE {
-            return resolve_on::<F>(shared, context, egress, destination);
-        }
-        resolve::<F>(shared, context, destination)
+/// What a packet that may leave leaves by.
+#[derive(Clone, Copy)]
+pub(crate) struct Cleared {
+    hop: AdjacencyId,
+    adjacency: Adjacency,
+    /// DSCP to write.
+    mark: Option<u8>,
+}
+
+/// Where packets of this flow and direction go; asks for the next hop and holds the frame if that is not resolved.
+pub(crate) fn next_hop<F: IpVersion>(
+    shared: &mut Shared,
+    context: &Context<'_>,
+    flow: &Flow<F::Pair>,
+    (direction, opening): (Direction, Opening),
+) -> Step<AdjacencyId> {
+    let generation = context.generation;
+    let remembered = match (direction, generation.backend(flow.backend)) {
+        (Direction::Forward, Some(backend)) => backend.adjacency,
+        _ => flow.next_hop[direction.index()],
+    };
+    if is_resolved(context, remembered) {
+        return Ok(remembered);
     }
+    let (_, destination) = F::addresses(flow.outgoing(direction).addresses);
+    let egress = opening.egress;
+    if direction == Direction::Forward && flow.service == NONE && egress != NONE {
+        return resolve_on::<F>(shared, context, egress, destination);
+    }
+    resolve::<F>(shared, context, destination)
 }
 
 /// The adjacency towards an address. Unresolved: asks for it, and the frame waits.

@@ -59,7 +59,9 @@ fn charge<F: IpVersion>(
         }
     }
     let mirror = mirror.filter(|mirror| {
-        let admitted = shared.mirrors.admit(flow.treatment, *mirror, now);
+        let admitted = shared
+            .mirrors
+            .admit(generation, flow.treatment, *mirror, now);
         count_lost(&shared.counters, mirror.port, !admitted);
         admitted
     });

@@ -97,7 +97,10 @@ impl Walk<'_> {
                     tuple: facts.tuple,
                     is_fragment: facts.is_fragment(),
                 };
-                self.ip(&facts)
+                match self.ip(&facts).unwrap_or_else(|verdict| verdict) {
+                    Verdict::Punt => Ok(self.punt(&facts)),
+                    verdict => Ok(verdict),
+                }
             }
         }
     }

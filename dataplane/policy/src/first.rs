@@ -15,7 +15,7 @@ use crate::facts::{
     ACK, Facts, ICMP, ICMPV6, SYN, TCP, Tuple, UDP, is_link_local, is_possible_destination,
     is_possible_source,
 };
-use crate::flows::{Direction, Flow, FlowId, Life, Opening, Way};
+use crate::flows::{Direction, Flow, Life, Opening, Way};
 use crate::policy::Policy;
 use crate::rule::{Pass, Towards};
 
@@ -222,8 +222,8 @@ impl Walk<'_> {
     }
 
     /// Answers' key with an address and port (or identifier) of the egress port's pool in it: one that no flow has or, failing
-    /// that, that of a flow which is over or whose handshake is not done; that flow makes room.
-    fn translated(&mut self, egress: PortId, answers: Tuple) -> Step<Tuple> {
+    /// that, that of a flow which is over or whose handshake is not done; that flow makes room if the packet goes.
+    fn translated(&self, egress: PortId, answers: Tuple) -> Step<Tuple> {
         let offers = self.offers(egress, answers);
         let is_free = |key: &Tuple| self.state.find(*key).is_none();
         let observed = self.chance.source.map(|source| sent_to(answers, source));
@@ -232,16 +232,12 @@ impl Walk<'_> {
         if let Some(key) = free.or_else(|| offers.iter().copied().find(is_free)) {
             return Ok(key);
         }
-        let over = |key: Tuple| -> Option<(FlowId, Tuple)> {
-            let (id, _) = self.state.find(key)?;
-            let life = self.state.flow(id).life;
-            (life == Life::Closed || life.is_half_open()).then_some((id, key))
+        let is_over = |key: &Tuple| {
+            let found = self.state.flow_of(*key);
+            found.is_some_and(|(flow, _)| flow.life == Life::Closed || flow.life.is_half_open())
         };
-        let found = observed.into_iter().chain(offers).find_map(over);
-        let (id, key) = found.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
-        self.forget(id);
-        self.move_counter(Counter::FlowsEvicted, 1);
-        Ok(key)
+        let over = observed.into_iter().chain(offers).find(is_over);
+        over.ok_or(Verdict::Drop(DropReason::NatExhausted))
     }
 
     /// Every key that answers could have by a port's pool.
@@ -330,6 +326,10 @@ impl Walk<'_> {
             judged_under: self.state.policy,
         };
         let verdict = self.send(facts, &flow, Direction::Forward)?;
+        if let Some((id, _)) = self.state.find(reverse) {
+            self.forget(id);
+            self.move_counter(Counter::FlowsEvicted, 1);
+        }
         self.state.insert(flow);
         self.move_counter(Counter::FlowsCreated, 1);
         if let Way::Service {

@@ -176,6 +176,7 @@ pub struct State {
     pub(crate) limits: BTreeMap<(LimitId, Share), Bucket>,
     pub(crate) new_connections: BTreeMap<ServiceId, Bucket>,
     pub(crate) mirrors: BTreeMap<Treatment, Bucket>,
+    pub(crate) strangers: Bucket,
     pub(crate) answers: crate::answer::Answers,
     /// Counts policies that judge otherwise than the one before.
     pub(crate) policy: u64,
@@ -194,6 +195,8 @@ impl State {
     pub fn on_change(&mut self, before: &Config, after: &Config) {
         if Policy::changes_judgement(before, after) {
             self.policy += 1;
+            // How many copies are made begins anew with the policy that asks for them.
+            self.mirrors.clear();
         }
     }
 

@@ -22,8 +22,12 @@ const SHORTEST_MS: u128 = 2;
 /// No bucket holds more than an hour's worth.
 const LONGEST_MS: u128 = 3_600_000;
 
-/// Tokens, filled at a rate up to a burst, full at first. Counted is what is missing, in thousandths of a token: every whole
-/// millisecond gives back a whole number.
+/// A token in the parts that are counted, and what one token per second gives back in a millisecond: a whole number of them, and
+/// fine enough that a change of rate rounds away nothing that a packet could notice.
+const TOKEN: u128 = 1_000 * EACH_MS;
+const EACH_MS: u128 = 1_000_000_000;
+
+/// Tokens, filled at a rate up to a burst, full at first. Counted is what is missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Bucket {
     missing: u128,
@@ -36,10 +40,11 @@ impl Bucket {
     /// Lets time pass, at the rate of then; what is missing takes as long to come back after the rate changed.
     fn fill(&mut self, per_second: u64, now_ms: u32) {
         let elapsed_ms = now_ms.wrapping_sub(self.last_ms);
-        let filled = u128::from(elapsed_ms) * u128::from(self.per_second);
+        let filled = u128::from(elapsed_ms) * u128::from(self.per_second) * EACH_MS;
         self.missing = self.missing.saturating_sub(filled);
         if self.per_second > 0 {
-            self.missing = self.missing * u128::from(per_second) / u128::from(self.per_second);
+            let scaled = self.missing * u128::from(per_second);
+            self.missing = scaled.div_ceil(u128::from(self.per_second));
         }
         self.per_second = per_second;
         self.last_ms = now_ms;
@@ -48,10 +53,11 @@ impl Bucket {
     /// Takes `needed` tokens if there are as many; more than the burst at once only from a full bucket.
     pub fn take(&mut self, per_second: u64, burst: u64, now_ms: u32, needed: u64) -> Taken {
         self.fill(per_second, now_ms);
-        let rate = u128::from(per_second);
-        let bounded = |tokens: u64| (u128::from(tokens) * 1000).min(LONGEST_MS * rate);
-        let depth = bounded(burst).max(SHORTEST_MS * rate);
-        let left = u64::try_from(depth.saturating_sub(self.missing) / 1000).unwrap_or(u64::MAX);
+        let each_ms = u128::from(per_second) * EACH_MS;
+        let bounded = |tokens: u64| (u128::from(tokens) * TOKEN).min(LONGEST_MS * each_ms);
+        let depth = bounded(burst).max(SHORTEST_MS * each_ms);
+        let left = depth.saturating_sub(self.missing) / TOKEN;
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
         let after = self.missing + bounded(needed);
         if self.missing > 0 && after > depth {
             return Taken::Lacked(left);

@@ -136,7 +136,11 @@ pub(crate) fn rewrite(
     }
     lower_ttl(frame, packet);
     fix_ip_header(frame, packet);
-    keep_sum(frame, packet, after, sum);
+    // A message that stays as it is keeps its checksum to the bit.
+    let is_untouched = matches!(packet.l4, L4::Icmp { .. }) && before == after;
+    if !is_untouched {
+        keep_sum(frame, packet, after, sum);
+    }
 }
 
 /// Whether an ICMP message of a flow gets another identifier.

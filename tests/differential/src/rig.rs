@@ -261,6 +261,25 @@ impl Rig {
             ..decision.clone()
         };
         let _ = writeln!(text, "decided by: {shown:?}");
+        let chosen = chance(frame, after);
+        if let (Some((dst, dst_port)), Some((src, src_port))) = (chosen.source, chosen.backend) {
+            let protocol = parse(frame).map_or(0, |packet| match packet {
+                Packet::Ip(packet) => packet.protocol,
+                _ => 0,
+            });
+            let answers = march_policy::Tuple {
+                src,
+                dst,
+                src_port,
+                dst_port,
+                protocol,
+            };
+            let _ = writeln!(text, "answers would find {:?}", self.state.flow_of(answers));
+        }
+        for before in &self.last {
+            let _ = writeln!(text, "before it in the burst: {before:?}");
+        }
+        let _ = writeln!(text, "{:?}", self.policy.config().limits);
         let rules = self
             .policy
             .config()
