@@ -6,7 +6,7 @@ use march_wire::tuple::{Address, Family};
 
 use super::acl::{Acl, Algorithm, Keys};
 use super::filter::{self, Filter, Packet};
-use super::ours::{self, BURST};
+use super::ours;
 use super::set::{self, Order, Profile};
 use crate::clock::{Random, to_f64};
 
@@ -70,12 +70,8 @@ impl Case {
     ) -> anyhow::Result<Vec<u32>> {
         let filters: Vec<Option<Filter>> = self.filters.iter().copied().map(Some).collect();
         self.check_sample::<A>(rules, &filters)?;
-        let mut verdicts = vec![0; subjects.len()];
-        ours::single(rules, subjects, &mut verdicts);
-        let mut bursts = vec![0; subjects.len()];
-        for (subjects, results) in subjects.chunks(BURST).zip(bursts.chunks_mut(BURST)) {
-            ours::burst(rules, subjects, results);
-        }
+        let verdicts = ours::verdicts(rules, subjects, ours::single);
+        let bursts = ours::verdicts(rules, subjects, ours::burst);
         let name = &self.name;
         ensure!(
             bursts == verdicts,

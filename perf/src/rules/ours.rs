@@ -12,6 +12,9 @@ use crate::clock::Random;
 /// Packets that a lcore brings to the classifier at once, at most.
 pub const BURST: usize = 64;
 
+/// [`single`] or [`burst`].
+pub type Lookup<A> = fn(&Rules, &[Subject<A>], &mut [Option<RuleMatch>]);
+
 /// Priorities have room for one more rule between each two.
 const STRIDE: u32 = 10;
 
@@ -134,22 +137,36 @@ pub fn subjects<A: Address>(packets: &[Packet]) -> Vec<Subject<A>> {
     packets.iter().map(Packet::subject).collect()
 }
 
-/// One packet after another; rule numbers plus one, 0 for none.
+/// One packet after another.
 #[inline]
-pub fn single<A: Address>(rules: &Rules, subjects: &[Subject<A>], results: &mut [u32]) {
+pub fn single<A: Address>(
+    rules: &Rules,
+    subjects: &[Subject<A>],
+    results: &mut [Option<RuleMatch>],
+) {
     for (subject, result) in subjects.iter().zip(results) {
-        *result = number(rules.classify(subject));
+        *result = rules.classify(subject);
     }
 }
 
-/// A burst at a time; as [`single`] otherwise.
+/// A burst at a time.
 #[inline]
-pub fn burst<A: Address>(rules: &Rules, subjects: &[Subject<A>], results: &mut [u32]) {
+pub fn burst<A: Address>(
+    rules: &Rules,
+    subjects: &[Subject<A>],
+    results: &mut [Option<RuleMatch>],
+) {
     single(rules, subjects, results);
 }
 
-fn number(decided: Option<RuleMatch>) -> u32 {
-    decided.map_or(0, |decided| decided.rule + 1)
+/// What a way to look up says about all of a trace: rule numbers plus one, 0 for none.
+pub fn verdicts<A: Address>(rules: &Rules, subjects: &[Subject<A>], lookup: Lookup<A>) -> Vec<u32> {
+    let mut results = vec![None; subjects.len()];
+    for (subjects, results) in subjects.chunks(BURST).zip(results.chunks_mut(BURST)) {
+        lookup(rules, subjects, results);
+    }
+    let number = |decided: &Option<RuleMatch>| decided.map_or(0, |decided| decided.rule + 1);
+    results.iter().map(number).collect()
 }
 
 /// Bytes of this process's heap that are in use.

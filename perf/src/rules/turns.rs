@@ -4,7 +4,7 @@ use march_tables::{Rules, Subject};
 use march_wire::tuple::Address;
 
 use super::acl::{Acl, Algorithm, Keys};
-use super::ours::{self, BURST};
+use super::ours::{self, BURST, Lookup};
 use super::report::Yardstick;
 use crate::clock::{percentile, to_f64, tsc};
 
@@ -101,38 +101,35 @@ impl Timer {
         if !acl.choose(algorithm) {
             return f64::INFINITY;
         }
-        self.turn(keys.len(), |at, results| {
+        let mut results = vec![0; WINDOW];
+        self.turn(keys.len(), |at| {
             for (index, results) in results.chunks_mut(batch).enumerate() {
                 acl.classify(keys, at + index * batch, results);
             }
+            std::hint::black_box(&results);
         })
     }
 
     /// A turn of ours.
-    fn ours<A: Address>(
-        self,
-        rules: &Rules,
-        subjects: &[Subject<A>],
-        lookup: fn(&Rules, &[Subject<A>], &mut [u32]),
-    ) -> f64 {
-        self.turn(subjects.len(), |at, results| {
+    fn ours<A: Address>(self, rules: &Rules, subjects: &[Subject<A>], lookup: Lookup<A>) -> f64 {
+        let mut results = vec![None; WINDOW];
+        self.turn(subjects.len(), |at| {
             for (subjects, results) in subjects[at..].chunks(BURST).zip(results.chunks_mut(BURST)) {
                 lookup(rules, subjects, results);
             }
+            std::hint::black_box(&results);
         })
     }
 
     /// Nanoseconds per lookup, the median of a turn's windows. Its first third brings the caches to this side's state.
-    fn turn(self, trace: usize, mut lookup: impl FnMut(usize, &mut [u32])) -> f64 {
-        let mut results = vec![0; WINDOW];
+    fn turn(self, trace: usize, mut lookup: impl FnMut(usize)) -> f64 {
         let mut times = Vec::new();
         let (mut at, start) = (0, tsc());
         let turn_ns = to_f64(self.turn_ms) * 1e6;
         loop {
             let first = tsc();
-            lookup(at, &mut results);
+            lookup(at);
             let last = tsc();
-            std::hint::black_box(&results);
             at = (at + WINDOW) % trace;
             let elapsed_ns = to_f64(last - start) / self.rate;
             if elapsed_ns > turn_ns / 3.0 {
