@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use march_bpf_loader::{AddressSet, NatAddress, Steering, Transit};
 use march_lcore::Lcore;
 use march_port::xsk::{XskConfig, XskPort, XskTarget};
-use march_tables::{Action, Config, Generation, Mode};
+use march_tables::{Action, Config, Generation, Mode, Stance};
 
 use crate::encode::parse_literal;
 use crate::link::{PacketSocket, enter_namespace, veth};
@@ -70,7 +70,8 @@ fn address_set(config: &Config) -> AddressSet {
             last_port: range.1,
         })
     });
-    let allows = |rule: &march_tables::Rule| rule.action == Action::Allow;
+    let acts = config.rules.iter().any(|rule| rule.action != Action::Drop);
+    let lets_through = |port: &march_tables::PortTable| port.unmatched.transit == Stance::Allow;
     // Under `nat` the backends' replies go to the client's own address, which is nobody's here.
     let keeps_clients = |service: &march_tables::Service| service.mode == Mode::Nat;
     AddressSet {
@@ -81,7 +82,10 @@ fn address_set(config: &Config) -> AddressSet {
             .map(|service| service.address)
             .collect(),
         nat: nat.collect(),
-        transit: if config.rules.iter().any(allows) || config.services.iter().any(keeps_clients) {
+        transit: if acts
+            || config.ports.iter().any(lets_through)
+            || config.services.iter().any(keeps_clients)
+        {
             Transit::Judged
         } else {
             Transit::Denied

@@ -5,23 +5,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use march_tables::{
-    Action, Affinity, Algorithm, BackendState, Config, MirroredNeighbour, MirroredRoute, Mode,
-    NatPool, PartialChecksums, PoolBackend, PoolConfig, PortRange, PortTable, RouteTarget, Rule,
-    Service, Timeouts,
+    AddressSet, Affinity, Algorithm, BackendState, Config, Guard, Limit, MirroredNeighbour,
+    MirroredRoute, Mode, NatPool, PartialChecksums, PoolBackend, PoolConfig, PortRange, PortTable,
+    RouteTarget, Rule, Service, ServiceLimits, Stance, Timeouts, Unmatched,
 };
 use march_wire::tuple::IpPrefix;
 
+mod rules;
+
 use crate::encode::parse_literal;
 use crate::vector::{Fixture, LoadError, Statement};
+use rules::{limit, set, stance};
 
 /// Reads the statements of `fixture`.
 pub fn tables(fixture: &Fixture) -> Result<Config, LoadError> {
     let mut draft = Draft::default();
     // What is referred to comes first, wherever it was written.
     let rank = |statement: &&Statement| match statement.keyword.as_str() {
-        "port" => 0,
-        "pool" => 1,
-        _ => 2,
+        "set" | "limit" => 0,
+        "port" => 1,
+        "pool" => 2,
+        "rule" => 4,
+        _ => 3,
     };
     let mut statements: Vec<&Statement> = fixture.statements.iter().collect();
     statements.sort_by_key(rank);
@@ -43,6 +48,8 @@ struct Draft {
     services: Vec<Service>,
     pools: Vec<PoolConfig>,
     rules: Vec<Rule>,
+    sets: Vec<AddressSet>,
+    limits: Vec<Limit>,
     routes: Vec<MirroredRoute>,
     neighbours: Vec<MirroredNeighbour>,
     local: Vec<IpAddr>,
@@ -52,7 +59,12 @@ impl Draft {
     fn add(&mut self, statement: &Statement, fixture: &Fixture) -> Result<(), String> {
         let read = Read { statement, fixture };
         match statement.keyword.as_str() {
-            "port" => self.ports.push(port(&read)?),
+            "port" => {
+                let port = self.port(&read)?;
+                self.ports.push(port);
+            }
+            "set" => self.sets.push(set(&read)?),
+            "limit" => self.limits.push(limit(&read)?),
             "local" => self.local.push(read.word(0)?),
             "pool" => self.pools.push(PoolConfig {
                 name: read.text(0)?.into(),
@@ -68,7 +80,10 @@ impl Draft {
                 let service = self.service(&read)?;
                 self.services.push(service);
             }
-            "rule" => self.rules.push(rule(&read)?),
+            "rule" => {
+                let rule = self.rule(&read)?;
+                self.rules.push(rule);
+            }
             "route" => {
                 let route = self.route(&read)?;
                 self.routes.push(route);
@@ -88,9 +103,79 @@ impl Draft {
             .ok_or_else(|| format!("no port `{name}`"))
     }
 
+    fn set_id(&self, name: &str) -> Result<u16, String> {
+        index(self.sets.iter().position(|set| &*set.name == name))
+            .ok_or_else(|| format!("no set `{name}`"))
+    }
+
+    fn limit_id(&self, name: &str) -> Result<u16, String> {
+        index(self.limits.iter().position(|limit| &*limit.name == name))
+            .ok_or_else(|| format!("no limit `{name}`"))
+    }
+
+    fn service_id(&self, name: &str) -> Result<u16, String> {
+        let mut services = self.services.iter();
+        index(services.position(|service| &*service.name == name))
+            .ok_or_else(|| format!("no service `{name}`"))
+    }
+
     fn pool_id(&self, name: &str) -> Result<u16, String> {
         index(self.pools.iter().position(|pool| &*pool.name == name))
             .ok_or_else(|| format!("no pool `{name}`"))
+    }
+
+    fn port(&self, read: &Read<'_>) -> Result<PortTable, String> {
+        let range = read.field("nat_ports").map_or(
+            Ok(PortRange {
+                first: 1,
+                last: u16::MAX,
+            }),
+            port_range,
+        )?;
+        let address = |text: &str| {
+            text.parse::<Ipv4Addr>()
+                .map_err(|_| format!("`{text}` is no address"))
+        };
+        let address6 = |text: &str| {
+            text.parse::<Ipv6Addr>()
+                .map_err(|_| format!("`{text}` is no address"))
+        };
+        Ok(PortTable {
+            name: read.text(0)?.into(),
+            mac: read.mac(read.required("mac")?)?,
+            mtu: read.parsed("mtu")?.unwrap_or(1500),
+            nat4: NatPool {
+                addresses: read.list("nat4", address)?.into(),
+                first_port: range.first,
+                last_port: range.last,
+            },
+            nat6: NatPool {
+                addresses: read.list("nat6", address6)?.into(),
+                first_port: range.first,
+                last_port: range.last,
+            },
+            address4: read.parsed("address4")?,
+            address6: read.parsed("address6")?,
+            partial_checksums: match read.field("partial_checksums") {
+                None | Some("never") => PartialChecksums::Never,
+                Some("possible") => PartialChecksums::Possible,
+                Some(other) => {
+                    return Err(format!("`partial_checksums={other}`: possible or never"));
+                }
+            },
+            unmatched: Unmatched {
+                services: stance(read, "services", Stance::Allow)?,
+                transit: stance(read, "transit", Stance::Deny)?,
+            },
+            guard: Guard {
+                block: read.list("block", |name| self.set_id(name))?,
+                allow: read.list("allow", |name| self.set_id(name))?,
+                per_source: match read.field("per_source") {
+                    Some(name) => Some(self.limit_id(name)?),
+                    None => None,
+                },
+            },
+        })
     }
 
     fn backend(&mut self, read: &Read<'_>) -> Result<(), String> {
@@ -133,7 +218,10 @@ impl Draft {
                 Some(other) => return Err(format!("no affinity `{other}`")),
             },
             timeouts: Timeouts::default(),
-            ..Service::vacant()
+            limits: ServiceLimits {
+                new_per_second: read.parsed("new_per_second")?.unwrap_or(0),
+                half_open: read.parsed("half_open")?.unwrap_or(0),
+            },
         })
     }
 
@@ -184,6 +272,8 @@ impl Draft {
             services: self.services.into(),
             pools: self.pools.into(),
             rules: self.rules.into(),
+            sets: self.sets.into(),
+            limits: self.limits.into(),
             routes: self.routes.into(),
             neighbours: self.neighbours.into(),
             local: self.local.into(),
@@ -249,65 +339,6 @@ impl<'a> Read<'a> {
             .try_into()
             .map_err(|_| format!("`{text}` is no MAC address"))
     }
-}
-
-fn port(read: &Read<'_>) -> Result<PortTable, String> {
-    let range = read.field("nat_ports").map_or(
-        Ok(PortRange {
-            first: 1,
-            last: u16::MAX,
-        }),
-        port_range,
-    )?;
-    let address = |text: &str| {
-        text.parse::<Ipv4Addr>()
-            .map_err(|_| format!("`{text}` is no address"))
-    };
-    let address6 = |text: &str| {
-        text.parse::<Ipv6Addr>()
-            .map_err(|_| format!("`{text}` is no address"))
-    };
-    Ok(PortTable {
-        name: read.text(0)?.into(),
-        mac: read.mac(read.required("mac")?)?,
-        mtu: read.parsed("mtu")?.unwrap_or(1500),
-        nat4: NatPool {
-            addresses: read.list("nat4", address)?.into(),
-            first_port: range.first,
-            last_port: range.last,
-        },
-        nat6: NatPool {
-            addresses: read.list("nat6", address6)?.into(),
-            first_port: range.first,
-            last_port: range.last,
-        },
-        address4: read.parsed("address4")?,
-        address6: read.parsed("address6")?,
-        partial_checksums: match read.field("partial_checksums") {
-            None | Some("never") => PartialChecksums::Never,
-            Some("possible") => PartialChecksums::Possible,
-            Some(other) => return Err(format!("`partial_checksums={other}`: possible or never")),
-        },
-        ..PortTable::default()
-    })
-}
-
-fn rule(read: &Read<'_>) -> Result<Rule, String> {
-    Ok(Rule {
-        name: read.text(0)?.into(),
-        priority: read.parsed("priority")?.unwrap_or(0),
-        sources: read.list("sources", prefix)?,
-        destinations: read.list("destinations", prefix)?,
-        source_ports: read.list("source_ports", port_range)?,
-        ports: read.list("ports", port_range)?,
-        protocol: read.field("protocol").map(protocol).transpose()?,
-        action: match read.required("action")? {
-            "allow" => Action::Allow,
-            "drop" => Action::Drop,
-            other => return Err(format!("no action `{other}`")),
-        },
-        ..Rule::vacant()
-    })
 }
 
 fn protocol(text: &str) -> Result<u8, String> {

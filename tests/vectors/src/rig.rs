@@ -98,6 +98,13 @@ pub struct Rig<W: Wire> {
     ports: usize,
 }
 
+/// What must follow from one frame.
+struct Expected<'a> {
+    outcome: &'a Outcome,
+    /// Ports that a copy leaves by.
+    copies: &'a [String],
+}
+
 /// Flows that fit: few, so that a whole sweep is quick.
 const FLOWS: usize = 4096;
 
@@ -195,9 +202,11 @@ impl<W: Wire> Rig<W> {
                     frame,
                     outcome,
                     exceptions,
+                    copies,
                 } => {
                     let outcome = exceptions.get(W::TIER).unwrap_or(outcome);
-                    self.frame(fixture, port, frame, outcome, &mut bindings)
+                    let expected = Expected { outcome, copies };
+                    self.frame(fixture, port, frame, &expected, &mut bindings)
                         .map_err(here(*line))?;
                 }
             }
@@ -273,17 +282,20 @@ impl<W: Wire> Rig<W> {
         fixture: &Fixture,
         port: &str,
         frame: &FrameText,
-        outcome: &Outcome,
+        expected: &Expected<'_>,
         bindings: &mut Bindings,
     ) -> Result<(), String> {
+        let Expected { outcome, copies } = *expected;
         let ingress = port_id(fixture, port)?;
         let bytes = encode(frame, &fixture.names, bindings)?.bytes;
         let before = self.tally()?;
         self.wire.send(&mut self.lcore, ingress, &bytes)?;
         self.until(|rig, tally| {
             let received = format!("{ingress} rx_frames");
-            Ok(tally.get(&received) > before.get(&received) && rig.out.len() >= outcome.frames())
+            Ok(tally.get(&received) > before.get(&received)
+                && rig.out.len() >= outcome.frames() + copies.len())
         })?;
+        self.take_copies(fixture, copies, &bytes)?;
         let sent = self.sent(fixture, outcome, bindings);
         let sent = sent.map_err(|message| match self.tally() {
             Ok(after) => format!("{message}\nwhat moved: {}", moved(&before, &after)),
@@ -291,7 +303,7 @@ impl<W: Wire> Rig<W> {
         })?;
         let mut expected = Tally::new();
         let mut count = |port: usize, word: &str, by: usize| {
-            expected.insert(format!("{port} {word}"), by as u64);
+            *expected.entry(format!("{port} {word}")).or_default() += by as u64;
         };
         count(ingress, "rx_frames", 1);
         count(ingress, "rx_bytes", bytes.len());
@@ -312,6 +324,11 @@ impl<W: Wire> Rig<W> {
             };
             count(egress, word, 1);
         }
+        for copy in copies {
+            let egress = port_id(fixture, copy)?;
+            count(egress, "originated", 1);
+            count(egress, "tx_bytes", bytes.len());
+        }
         let by_lcore = self.tally()?;
         let passed_outside = by_lcore.get("outside").copied() != before.get("outside").copied();
         if *outcome == Outcome::Punt && !passed_outside {
@@ -326,6 +343,24 @@ impl<W: Wire> Rig<W> {
             }
         }
         difference(&before, &by_lcore, &expected)
+    }
+
+    /// The copies of a frame that must come out now.
+    fn take_copies(
+        &mut self,
+        fixture: &Fixture,
+        copies: &[String],
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        for copy in copies {
+            let egress = port_id(fixture, copy)?;
+            let is_copy = |(at, frame): &(usize, Vec<u8>)| *at == egress && frame == bytes;
+            let Some(position) = self.out.iter().position(is_copy) else {
+                return Err(format!("no copy left by {copy}; {}", self.leftovers()));
+            };
+            self.out.remove(position);
+        }
+        Ok(())
     }
 
     /// The frame that must come out now, if any: compared, and where it came out.

@@ -133,6 +133,8 @@ pub enum Step {
         outcome: Outcome,
         /// ... except on the tiers named here.
         exceptions: BTreeMap<String, Outcome>,
+        /// Ports that a copy of the frame leaves by, as it came in.
+        copies: Vec<String>,
     },
     /// A frame that was held before goes on its way now.
     Later {
@@ -420,6 +422,7 @@ impl Reader<'_> {
             }
             "in" => self.input(line, rest)?,
             "out" => self.output(None, rest)?,
+            "copy" => self.copy(rest)?,
             _ => match keyword
                 .strip_prefix("out[")
                 .and_then(|tier| tier.strip_suffix(']'))
@@ -516,6 +519,7 @@ impl Reader<'_> {
                     frame,
                     outcome,
                     exceptions: BTreeMap::new(),
+                    copies: Vec::new(),
                 });
             }
             Some(tier) => match self.vector().steps.last_mut() {
@@ -524,6 +528,18 @@ impl Reader<'_> {
                 }
                 _ => return Err("`out[tier]` comes after the `out` that it excepts from".into()),
             },
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, port: &str) -> Result<(), String> {
+        let fixture = self.fixture(&self.config)?;
+        if !fixture.ports.iter().any(|known| known == port) {
+            return Err(format!("`{}` has no port `{port}`", fixture.name));
+        }
+        match self.vector().steps.last_mut() {
+            Some(Step::Frame { copies, .. }) => copies.push(port.to_owned()),
+            _ => return Err("`copy` comes after the `out` of the frame".into()),
         }
         Ok(())
     }

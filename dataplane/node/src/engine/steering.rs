@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use march_bpf_loader::{AddressSet, NatAddress, Transit};
-use march_tables::{Action, Config, Mode};
+use march_tables::{Action, Config, Mode, PortTable, Stance};
 
 /// One set for all ports: a VIP or NAT address may be asked for on any of them.
 pub(super) fn address_set(config: &Config) -> AddressSet {
@@ -28,7 +28,10 @@ pub(super) fn address_set(config: &Config) -> AddressSet {
     let replies = config
         .live_services()
         .any(|(_, service)| service.mode == Mode::Nat);
-    let allows = replies || config.rules.iter().any(|rule| rule.action == Action::Allow);
+    // Whatever a rule does but drop, and what a port lets through by itself, is done to packets in transit too.
+    let acts = config.rules.iter().any(|rule| rule.action != Action::Drop);
+    let passes = |port: &PortTable| port.unmatched.transit == Stance::Allow;
+    let judged = replies || acts || config.ports.iter().any(passes);
     AddressSet {
         kernel: config.local.to_vec(),
         vips: config
@@ -42,7 +45,7 @@ pub(super) fn address_set(config: &Config) -> AddressSet {
                 last_port,
             })
             .collect(),
-        transit: if allows {
+        transit: if judged {
             Transit::Judged
         } else {
             Transit::Denied
@@ -54,7 +57,7 @@ pub(super) fn address_set(config: &Config) -> AddressSet {
 mod tests {
     use std::sync::Arc;
 
-    use march_tables::{NatPool, PortTable, Rule};
+    use march_tables::{NatPool, Redirect, Rule, Unmatched};
 
     use super::*;
 
@@ -73,13 +76,31 @@ mod tests {
     }
 
     #[test]
-    fn transit_reaches_the_socket_only_where_a_rule_may_allow_it() {
+    fn transit_reaches_the_socket_only_where_something_is_done_with_it() {
         let mut config = Config {
             rules: [rule(Action::Drop)].into(),
             ..Config::default()
         };
         assert_eq!(address_set(&config).transit, Transit::Denied);
-        config.rules = [rule(Action::Drop), rule(Action::Allow)].into();
+        let actions = [
+            Action::Allow,
+            Action::Reject,
+            Action::Count,
+            Action::Punt,
+            Action::Redirect(Redirect::Port(0)),
+        ];
+        for action in actions {
+            config.rules = [rule(Action::Drop), rule(action)].into();
+            assert_eq!(address_set(&config).transit, Transit::Judged, "{action:?}");
+        }
+        config.rules = [rule(Action::Drop)].into();
+        config.ports = Arc::from([PortTable {
+            unmatched: Unmatched {
+                transit: Stance::Allow,
+                ..Unmatched::default()
+            },
+            ..PortTable::default()
+        }]);
         assert_eq!(address_set(&config).transit, Transit::Judged);
     }
 
