@@ -107,23 +107,30 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         timer.rate,
         options.order
     );
-    let mut lines = Vec::new();
+    let (mut lines, mut refused) = (Vec::new(), Vec::new());
     for (profile, rules) in sets() {
         let case = Case::new(profile, Family::V4, rules, options.order);
+        let Some(tables) = compile(&case) else {
+            refused.push(rules);
+            continue;
+        };
         let yardstick = match &eal {
             Some(eal) => Some(build_acl(eal, &case, profile, options)?),
             None => None,
         };
-        let line = measure::<Ipv4Addr>(&case, yardstick, timer, options.changes)?;
+        let line = measure::<Ipv4Addr>(&case, tables, yardstick, timer, options.changes)?;
         line.print();
         lines.push(line);
     }
     println!("# IPv6, ours alone");
     for (profile, rules) in sets() {
         let case = Case::new(profile, Family::V6, rules, options.order);
-        measure::<Ipv6Addr>(&case, None, timer, options.changes)?.print();
+        let Some(tables) = compile(&case) else {
+            continue;
+        };
+        measure::<Ipv6Addr>(&case, tables, None, timer, options.changes)?.print();
     }
-    println!("{}", report::summary(&lines));
+    println!("{}", report::summary(&lines, &refused));
     Ok(())
 }
 
@@ -137,6 +144,14 @@ fn start_dpdk() -> anyhow::Result<Eal> {
         ..EalConfig::default()
     })
     .context("rte_acl needs the EAL")
+}
+
+/// Ours over a set; says so if it is refused.
+fn compile(case: &Case) -> Option<Tables> {
+    let list = ours::rules(&case.filters, case.family);
+    Tables::new(Config::default(), &list)
+        .inspect_err(|refused| println!("{:<10} ours: refused, {refused}", case.name))
+        .ok()
 }
 
 /// `rte_acl` over a set, or why not.
@@ -159,12 +174,11 @@ fn build_acl(
 /// Everything about one set.
 fn measure<A: Address>(
     case: &Case,
+    mut alone: Tables,
     acl: Option<Result<Acl, BuildFailure>>,
     timer: Timer,
     changes: usize,
 ) -> anyhow::Result<Line> {
-    let list = ours::rules(&case.filters, case.family);
-    let mut alone = Tables::new(Config::default(), &list)?;
     let subjects = ours::subjects::<A>(&case.trace);
     let verdicts = case.verdicts(alone.rules(), &subjects)?;
     let mut figures = Figures {
@@ -221,8 +235,9 @@ fn change<A: Address>(
         &case.spare,
         case.family,
         (count, CHANGE_SECONDS),
-    )?;
+    );
     figures.changes = changes.push.len();
+    figures.refused = changes.refused;
     figures.change_ms = [50, 100].map(|percent| percentile(&mut changes.push, percent));
     figures.alone_ms = [50, 100].map(|percent| percentile(&mut changes.alone, percent));
     figures.list_ms = percentile(&mut changes.list, 50);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use march_tables::{Config, Generation, Rule, RuleList, RuleMatch, Rules, Subject};
+use march_tables::{BuildError, Config, Generation, Rule, RuleList, RuleMatch, Rules, Subject};
 use march_wire::tuple::{Address, Family};
 
 use super::filter::{Filter, Packet};
@@ -38,7 +38,10 @@ pub fn rules(filters: &[Filter], family: Family) -> RuleList {
 
 impl Tables {
     /// Compiles `rules`, with `base` around them.
-    pub fn new(base: Config, rules: &RuleList) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// The set is refused.
+    pub fn new(base: Config, rules: &RuleList) -> Result<Self, BuildError> {
         let config = Config {
             rules: rules.clone(),
             ..base
@@ -61,12 +64,17 @@ impl Tables {
 
     /// Builds the next generation, with other rules, as for a new revision; milliseconds. Freeing the old one is not
     /// part of it: that is done later, by whoever reclaims.
-    fn change(&mut self, rules: &RuleList) -> anyhow::Result<f64> {
+    ///
+    /// # Errors
+    /// The set is refused with this change, and what ran goes on.
+    fn change(&mut self, rules: &RuleList) -> Result<f64, BuildError> {
+        let before = self.config.clone();
         self.config.rules = rules.clone();
         self.config.revision += 1;
         let start = Instant::now();
-        let next = march_tables::build(&self.config, Some(&self.generation))?;
+        let built = march_tables::build(&self.config, Some(&self.generation));
         let elapsed = start.elapsed();
+        let next = built.inspect_err(|_| self.config = before)?;
         self.generation = next;
         Ok(elapsed.as_secs_f64() * 1_000.0)
     }
@@ -79,6 +87,8 @@ pub struct Changes {
     pub push: Vec<f64>,
     /// The same with nothing but rules.
     pub alone: Vec<f64>,
+    /// How many were refused.
+    pub refused: usize,
     /// Putting the rule into the list of rules, before the build.
     pub list: Vec<f64>,
 }
@@ -93,32 +103,25 @@ pub fn change_one_by_one(
     spare: &[Filter],
     family: Family,
     (count, seconds): (usize, u64),
-) -> anyhow::Result<Changes> {
+) -> Changes {
     let mut random = Random::new(0xc4a2);
     let mut changes = Changes::default();
     let start = Instant::now();
     let mut at = 0;
-    let mut spare = spare.iter().cycle();
-    for number in 0..count {
+    for (number, other) in spare.iter().cycle().enumerate().take(count) {
         if number >= 3 && start.elapsed().as_secs() >= seconds {
             break;
         }
-        let next = spare.next().copied();
-        filters[at] = match number % 3 {
-            0 => {
-                at = random.below(filters.len() as u64) as usize;
-                filters[at].zip(next).map(|(filter, other)| Filter {
-                    ports: other.ports,
-                    source_ports: other.source_ports,
-                    protocol: other.protocol,
-                    ..filter
-                })
-            }
+        if number % 3 == 0 {
+            at = random.below(filters.len() as u64) as usize;
+        }
+        let changed = match number % 3 {
+            0 => filters[at].map(|filter| with_ports_of(filter, other)),
             1 => None,
-            _ => next,
+            _ => Some(*other),
         };
         let id = at as u32;
-        let rule = Arc::new(match filters[at] {
+        let rule = Arc::new(match changed {
             Some(filter) => filter.rule(family, id, id * STRIDE),
             None => Rule::vacant(),
         });
@@ -126,10 +129,26 @@ pub fn change_one_by_one(
         let mut rules = push.config.rules.clone();
         rules.set(id, rule);
         changes.list.push(made.elapsed().as_secs_f64() * 1_000.0);
-        changes.push.push(push.change(&rules)?);
-        changes.alone.push(alone.change(&rules)?);
+        match (push.change(&rules), alone.change(&rules)) {
+            (Ok(push), Ok(alone)) => {
+                changes.push.push(push);
+                changes.alone.push(alone);
+                filters[at] = changed;
+            }
+            (Err(_), Err(_)) => changes.refused += 1,
+            _ => unreachable!("whether rules fit does not depend on what else there is"),
+        }
     }
-    Ok(changes)
+    changes
+}
+
+fn with_ports_of(filter: Filter, other: &Filter) -> Filter {
+    Filter {
+        ports: other.ports,
+        source_ports: other.source_ports,
+        protocol: other.protocol,
+        ..filter
+    }
 }
 
 /// What the classifier is asked for each packet of a trace.

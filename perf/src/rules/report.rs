@@ -17,6 +17,8 @@ pub struct Figures {
     pub decided_by_own: f64,
     /// How many single changes there were.
     pub changes: usize,
+    /// How many more were refused.
+    pub refused: usize,
     /// Milliseconds of a build with one rule changed: median, worst.
     pub change_ms: [f64; 2],
     /// The same with nothing but rules in the configuration.
@@ -110,8 +112,9 @@ impl Line {
         let [median, worst] = self.figures.change_ms;
         let [alone, alone_worst] = self.figures.alone_ms;
         println!(
-            "{indent:<10} one rule changed: {median:.3} ms, worst of {} {worst:.3} ms (rules alone {alone:.3}, {alone_worst:.3}; new list {:.3}); slowest packets: stream {:.2} x, in bursts {:.2} x, one {:.2} x the median",
+            "{indent:<10} one rule changed: {median:.3} ms, worst of {} {worst:.3} ms, {} refused (rules alone {alone:.3}, {alone_worst:.3}; new list {:.3}); slowest packets: stream {:.2} x, in bursts {:.2} x, one {:.2} x the median",
             self.figures.changes,
+            self.figures.refused,
             self.figures.list_ms,
             self.figures.worst_single,
             self.figures.worst_burst,
@@ -125,10 +128,14 @@ impl Line {
     }
 }
 
-/// The last line: the worst over all kinds of sets. Speed is over those that `rte_acl` builds.
-pub fn summary(lines: &[Line]) -> String {
+/// The last line: the worst over all kinds of sets. Speed is over those that `rte_acl` builds, and nothing where one of ours
+/// was refused; `refused` has the sizes of those.
+pub fn summary(lines: &[Line], refused: &[usize]) -> String {
     let of = |rules: usize| lines.iter().filter(move |line| line.rules == rules);
     let speed = |rules| {
+        if refused.contains(&rules) {
+            return 0.0;
+        }
         of(rules)
             .filter_map(|line| Some(line.yardstick.as_ref()?.as_ref().ok()?.speed[0]))
             .fold(f64::NAN, f64::min)
