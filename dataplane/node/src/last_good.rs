@@ -29,6 +29,9 @@ pub struct Stored {
     pub documents: Vec<String>,
     /// Backends that are not simply enabled.
     pub admin_states: Vec<StoredAdminState>,
+    /// Roots of the contents that the documents name, 64 hex digits each.
+    #[serde(default)]
+    pub contents: Vec<String>,
 }
 
 /// The admin state of one backend.
@@ -208,6 +211,7 @@ mod tests {
             content_hash: "abc".into(),
             documents: vec![format!("{{\"revision\":{revision}}}")],
             admin_states: Vec::new(),
+            contents: Vec::new(),
         }
     }
 

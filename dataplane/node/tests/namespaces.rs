@@ -342,6 +342,7 @@ fn write_last_good(state_dir: &Path, tier: &str) {
             .map(|document| document.canonical().to_owned())
             .collect(),
         admin_states: Vec::new(),
+        contents: Vec::new(),
     };
     LastGood::new(state_dir).promote(&stored).expect("writes");
 }

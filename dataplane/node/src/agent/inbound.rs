@@ -175,6 +175,9 @@ impl Agent {
                     state: admin.state().as_str_name().to_owned(),
                 })
                 .collect(),
+            contents: contents::roots(&desired.state)
+                .map(|(_, root)| root.to_string())
+                .collect(),
         }
     }
 
@@ -249,14 +252,15 @@ impl Agent {
 
     /// Of what was stored, newest first, the first whose documents and contents are whole.
     fn newest_whole(&mut self, stored: Vec<Stored>) -> Option<(Stored, Desired)> {
-        let mut whole = None;
-        let mut needed = Vec::new();
+        for stored in stored.iter().rev() {
+            let roots = stored.contents.iter().filter_map(|root| root.parse().ok());
+            self.contents.note_good(roots.collect());
+        }
         for stored in stored {
             let revision = stored.revision;
             let documents = stored.documents.iter().map(String::as_str);
             let state = State::from_canonical(documents).map_err(|invalid| invalid.0);
             let desired = state.and_then(|state| {
-                needed.push(contents::roots(&state).map(|(_, root)| root).collect());
                 let sets = self.contents.sets(&state)?;
                 Ok(Desired {
                     revision,
@@ -265,19 +269,14 @@ impl Agent {
                 })
             });
             match desired {
-                Ok(desired) if whole.is_none() => {
+                Ok(desired) => {
                     self.contents.adopt(&desired.sets);
-                    whole = Some((stored, desired));
+                    return Some((stored, desired));
                 }
-                Ok(_) => {}
                 Err(errors) => say_refused(revision, &errors),
             }
         }
-        needed
-            .into_iter()
-            .rev()
-            .for_each(|roots| self.contents.note_good(roots));
-        whole
+        None
     }
 }
 
