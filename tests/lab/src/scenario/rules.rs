@@ -203,7 +203,12 @@ fn told_of(lab: &Lab, findings: &mut Findings) -> Result<()> {
     let unused = lab
         .product()
         .ctl_ok(["get", "rules", "--unused", "-o", "name"])?;
-    findings.equal("get rules --unused", &unused.trim_end(), &"Rule/never");
+    let unused: Vec<&str> = unused.lines().collect();
+    findings.equal(
+        "get rules --unused",
+        &unused,
+        &vec!["Rule/deny-one-client", "Rule/never"],
+    );
     Ok(())
 }
 
