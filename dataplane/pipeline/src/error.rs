@@ -43,7 +43,7 @@ impl<F: IpVersion> Side<F> {
         if flow.is_translated() && is_redirect(packet) {
             return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
         }
-        let way = (handle.direction, self.flows.opening(handle.index));
+        let way = self.way(handle);
         let hop = next_hop::<F>(shared, context, &flow, way)?;
         let adjacency = context
             .generation

@@ -456,7 +456,7 @@ impl<F: IpVersion> Side<F> {
         flow.backend = prospect.backend;
         flow.next_hop[0] = prospect.hop;
         flow.treatment = judge::lasting(context.generation, prospect.treatment);
-        let way = (Direction::Forward, prospect.opening);
+        let way = (Direction::Forward, prospect.opening.egress);
         let cleared = Self::clear(shared, context, frame, transit, &flow, way)?;
         if let Some(index) = victim {
             self.remove(index, &shared.counters);

@@ -245,11 +245,23 @@ impl<F: IpVersion> Side<F> {
             .map(Some);
         }
         let flow = *self.flows.flow(handle.index);
-        let way = (handle.direction, self.flows.opening(handle.index));
+        let way = self.way(handle);
         let cleared = Self::clear(shared, context, frame, transit, &flow, way)?;
         let moved = (handle, state);
         let verdict = self.transmit(shared, context, frame, transit, moved, &cleared);
         Ok(Some(verdict))
+    }
+
+    /// Direction of a flow's packet, and the port that a rule sends it out of or [`NONE`]. Only transit asks how it was opened.
+    pub fn way(&self, handle: FlowHandle) -> (Direction, PortId) {
+        let FlowHandle { index, direction } = handle;
+        let is_pinned = direction == Direction::Forward && self.flows.flow(index).service == NONE;
+        let egress = if is_pinned {
+            self.flows.opening(index).egress
+        } else {
+            NONE
+        };
+        (direction, egress)
     }
 
     /// Whether a packet of `flow` may leave, and by what: it has hops left, its next hop is resolved, it fits, and its limit is not
@@ -260,13 +272,13 @@ impl<F: IpVersion> Side<F> {
         frame: &mut B,
         transit: &Transit<'_, F>,
         flow: &Flow<F::Pair>,
-        (direction, opening): (Direction, Opening),
+        (direction, egress): (Direction, PortId),
     ) -> Step<Cleared> {
         let packet = transit.packet;
         if packet.ttl <= 1 {
             return Err(expired(shared, context, frame, packet)?);
         }
-        let hop = next_hop::<F>(shared, context, flow, (direction, opening))?;
+        let hop = next_hop::<F>(shared, context, flow, (direction, egress))?;
         let adjacency = *context
             .generation
             .adjacency(hop)
@@ -361,7 +373,7 @@ pub(crate) fn next_hop<F: IpVersion>(
     shared: &mut Shared,
     context: &Context<'_>,
     flow: &Flow<F::Pair>,
-    (direction, opening): (Direction, Opening),
+    (direction, egress): (Direction, PortId),
 ) -> Step<AdjacencyId> {
     let generation = context.generation;
     let remembered = match (direction, generation.backend(flow.backend)) {
@@ -372,8 +384,7 @@ pub(crate) fn next_hop<F: IpVersion>(
         return Ok(remembered);
     }
     let (_, destination) = F::addresses(flow.outgoing(direction).addresses);
-    let egress = opening.egress;
-    if direction == Direction::Forward && flow.service == NONE && egress != NONE {
+    if egress != NONE {
         return resolve_on::<F>(shared, context, egress, destination);
     }
     resolve::<F>(shared, context, destination)

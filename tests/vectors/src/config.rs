@@ -277,7 +277,6 @@ impl Draft {
             routes: self.routes.into(),
             neighbours: self.neighbours.into(),
             local: self.local.into(),
-            ..Config::default()
         }
     }
 }
