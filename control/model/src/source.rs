@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::FieldError;
 
-/// The largest file, in bytes.
-pub const MAX_FILE_BYTES: u64 = 16 << 20;
+/// The largest file, in bytes: as many rules as a set may have, each with several prefixes.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The most that one call may bring, in bytes over all files.
 pub const MAX_TOTAL_BYTES: u64 = 64 << 20;
 

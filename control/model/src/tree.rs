@@ -13,8 +13,8 @@ use crate::name::shorten;
 
 /// How deep lists and mappings may nest; documents need 6.
 pub const MAX_DEPTH: u16 = 32;
-/// How many values one document may have once aliases are followed.
-pub const MAX_NODES: u32 = 2_000_000;
+/// How many values a text may have, and one document of it once aliases are followed: about 100 bytes of memory each.
+pub const MAX_NODES: u32 = 8_000_000;
 /// How many documents one call may have.
 pub const MAX_DOCUMENTS: usize = 200_000;
 
@@ -156,6 +156,8 @@ struct Builder<'a> {
     file: &'a str,
     loaded: Loaded,
     open: Vec<Open>,
+    /// Values so far.
+    count: u32,
     anchors: HashMap<usize, Rc<Tree>>,
 }
 
@@ -258,6 +260,10 @@ impl Builder<'_> {
     }
 
     fn on_value(&mut self, at: (u32, u32), anchor: usize, tree: Rc<Tree>) -> Result<(), Fault> {
+        self.count += 1;
+        if self.count > MAX_NODES {
+            return Err((at, format!("more than {MAX_NODES} values in one file")));
+        }
         if tree.depth > MAX_DEPTH {
             return Err((at, format!("nested deeper than {MAX_DEPTH} levels")));
         }

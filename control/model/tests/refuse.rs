@@ -355,7 +355,7 @@ fn large_files_are_refused_before_they_are_read() {
     let shown = found[0].to_string();
     assert!(
         shown.ends_with(
-            "large.yaml: the file is too large: a file may have 16 MiB, this one has 100 MiB"
+            "large.yaml: the file is too large: a file may have 64 MiB, this one has 100 MiB"
         ),
         "{shown}"
     );
