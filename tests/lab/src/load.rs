@@ -63,12 +63,12 @@ impl Report {
 
     /// The spread over backends in words.
     pub fn spread(&self) -> String {
-        let parts: Vec<String> = self
-            .backends
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
-        parts.join(", ")
+        counts(&self.backends)
+    }
+
+    /// Live connections by backend in words.
+    pub fn open(&self) -> String {
+        counts(&self.connections)
     }
 
     /// Right, wrong and lost in words.
@@ -84,6 +84,14 @@ impl Report {
         }
         text
     }
+}
+
+fn counts(by_backend: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> = by_backend
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    parts.join(", ")
 }
 
 /// What kind of requests.

@@ -15,6 +15,9 @@ use crate::{command, poll};
 /// Set in the inner process: what the outer one waits for.
 const INNER: &str = "MARCH_LAB_INNER";
 
+/// May be set for the outer process: the file that gets the words about a kept lab, instead of standard output.
+pub const LOOK_AROUND: &str = "MARCH_LAB_LOOK_AROUND";
+
 /// Where the lab keeps sockets, databases, logs and configuration of what it runs. A tmpfs of the inner process.
 pub const RUN: &str = "/run/lab";
 
@@ -68,7 +71,11 @@ fn outer(afterwards: Afterwards) -> Result<bool> {
         if let Ok(outcome) = std::fs::read_to_string(&report)
             && outcome.ends_with('\n')
         {
-            look_around(child.id())?;
+            let words = look_around(child.id())?;
+            match std::env::var_os(LOOK_AROUND) {
+                Some(file) => std::fs::write(file, words)?,
+                None => print!("{words}"),
+            }
             return Ok(outcome == "good\n");
         }
         std::thread::sleep(poll::INTERVAL);
@@ -148,8 +155,8 @@ fn furnish() -> Result<()> {
     Ok(())
 }
 
-/// Tells how to look at a lab that stays.
-fn look_around(unshare: u32) -> Result<()> {
+/// How to look at a lab that stays, in words.
+fn look_around(unshare: u32) -> Result<String> {
     let inner = poll::until(
         "the process id of the kept lab",
         Duration::from_secs(5),
@@ -161,18 +168,20 @@ fn look_around(unshare: u32) -> Result<()> {
     )?;
     let ctl = std::env::current_exe()?.with_file_name("marchctl");
     let inside = format!("nsenter -t {inner} -m -n -p --");
-    println!("\nThe lab stays. Look around with, for example:\n");
+    let vip = crate::topology::VIP4;
+    let mut words = "\nThe lab stays. Look around with, for example:\n\n".to_owned();
     for what in ["get ports", "get services", "stats", "drops", "history"] {
-        println!("  {inside} {} {what}", ctl.display());
+        words += &format!("  {inside} {} {what}\n", ctl.display());
     }
-    println!(
-        "  {inside} ip netns exec client curl http://{}/",
-        crate::topology::VIP4
-    );
-    println!("  {inside} ip netns exec proxy tcpdump -ni wan0");
-    println!("  {inside} ls {RUN}          (logs, databases, documents)");
-    println!("\nEnd it, and all that belongs to it, with:  kill -9 {inner}");
-    Ok(())
+    for what in [
+        format!("ip netns exec client curl http://{vip}/"),
+        "ip netns exec client tcpdump -ni c0".to_owned(),
+        format!("ls {RUN}          (logs, databases, documents)"),
+    ] {
+        words += &format!("  {inside} {what}\n");
+    }
+    words += &format!("\nEnd it, and all that belongs to it, with:  kill -9 {inner}\n");
+    Ok(words)
 }
 
 /// A fresh directory under [`RUN`].

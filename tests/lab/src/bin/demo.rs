@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use march_lab::findings::Findings;
 use march_lab::product;
+use march_lab::sandbox;
 use march_lab::scenario::Toured;
 use march_lab::table::{self, Column};
 use march_lab::tier::Tier;
@@ -46,10 +47,11 @@ fn tour(arguments: &Arguments) -> Result<bool> {
     let (able, unable): (Vec<Tier>, Vec<Tier>) =
         tiers.into_iter().partition(|tier| tier.lacks().is_none());
     let mut columns = Vec::new();
+    let mut look_around = String::new();
     for (index, tier) in able.iter().enumerate() {
         println!("\n=== {tier}: {}", tier.about());
         let keep = arguments.keep && index + 1 == able.len();
-        columns.push(visit(*tier, keep)?);
+        columns.push(visit(*tier, keep, &mut look_around)?);
     }
     println!("\n{}", table::render(&columns));
     for tier in unable {
@@ -61,21 +63,26 @@ fn tour(arguments: &Arguments) -> Result<bool> {
         "{seen} checks, {bad} not as they should be, {} s",
         started.elapsed().as_secs()
     );
+    print!("{look_around}");
     Ok(bad == 0 && !columns.is_empty())
 }
 
-/// One tier's lab in a process of its own, whose progress goes to our output.
-fn visit(tier: Tier, keep: bool) -> Result<Column> {
+/// One tier's lab in a process of its own, whose progress goes to our output. If it is kept, `look_around` gets the words for it.
+fn visit(tier: Tier, keep: bool, look_around: &mut String) -> Result<Column> {
     let results = tempfile::tempdir()?;
     let file = results.path().join("findings.json");
     let mut command = Command::new(product::binary("lab")?);
     command
         .args(["tour", "--tier", tier.word(), "--findings"])
         .arg(&file);
+    let words = results.path().join("look-around");
     if keep {
-        command.arg("--keep");
+        command.arg("--keep").env(sandbox::LOOK_AROUND, &words);
     }
     let status = command.status()?;
+    if keep {
+        *look_around = std::fs::read_to_string(&words).unwrap_or_default();
+    }
     let toured: Vec<Toured> = match std::fs::read(&file) {
         Ok(bytes) => serde_json::from_slice(&bytes).context("the findings of the lab")?,
         Err(_) => {

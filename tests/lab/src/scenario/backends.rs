@@ -72,7 +72,16 @@ pub(super) fn killed(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
     load.more(750, WITHIN)?;
     let at = load.report();
     let after = load.more(600, WITHIN)?;
-    findings.equal("after: lost", &(after.lost - at.lost), &0);
+    let lost = after.lost - at.lost;
+    findings.check(
+        "after: lost",
+        lost == 0,
+        if lost == 0 {
+            "0".to_owned()
+        } else {
+            format!("{lost}, should be 0 ({})", after.last_error)
+        },
+    );
     findings.equal(
         "after: answers of the dead backend",
         &(after.of("b2") - at.of("b2")),
@@ -122,7 +131,7 @@ pub(super) fn drained(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
     findings.check(
         "before: connections on the backend",
         before.live("b2") > 0,
-        format_args!("{:?}", before.connections),
+        before.open(),
     );
 
     lab.product()
@@ -159,14 +168,11 @@ pub(super) fn drained(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
             .ok()?;
         (report.live("b2") > 0).then_some(report)
     })?;
-    findings.check(
-        "enabled: new connections on it",
-        true,
-        format_args!("{:?}", back.connections),
-    );
-    for report in [present.finish()?, others.finish()?] {
+    findings.check("enabled: new connections on it", true, back.open());
+    for (which, load) in [("present", present), ("new", others)] {
+        let report = load.finish()?;
         findings.check(
-            "no connection broke",
+            format!("no {which} connection broke"),
             report.broken == 0 && report.wrong == 0 && report.lost == 0,
             report.tally(),
         );
@@ -183,7 +189,7 @@ pub(super) fn offline(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
     findings.check(
         "before: connections on the backend",
         victims > 0,
-        format_args!("{:?}", before.connections),
+        before.open(),
     );
     lab.product()
         .ctl_ok(["backend", "offline", "stream4", &stream_backend(2)])?;
