@@ -7,9 +7,10 @@ use march_wire::quote::{self, Quote, QuotedL4, Rewrite};
 use march_wire::{Buffer, DropReason, Family, FiveTuple, Verdict};
 
 use crate::context::{Context, Shared};
+use crate::next_hop::next_hop;
 use crate::rewrite::IpVersion;
 use crate::side::Side;
-use crate::slow::{Step, Transit, expired, next_hop, port_numbers, raw_ports};
+use crate::slow::{Step, Transit, expired, port_numbers, raw_ports};
 
 impl<F: IpVersion> Side<F> {
     /// An ICMP error. What it quotes is a packet that went the other way after it was rewritten here, so the quote's

@@ -13,9 +13,10 @@ use crate::context::{Context, Shared};
 use crate::guard::Admission;
 use crate::judge::{self, Bound, Judgement};
 use crate::nat::{Numbered, Source, next_source};
+use crate::next_hop::{resolve, resolve_on};
 use crate::rewrite::IpVersion;
 use crate::side::Side;
-use crate::slow::{Step, Transit, expired, raw_ports, reject, reset, resolve, resolve_on};
+use crate::slow::{Step, Transit, expired, raw_ports, reject, reset};
 
 /// A source that can never send, or that is one of our own.
 pub(crate) fn refuse_martian<A: Address>(context: &Context<'_>, src: A) -> Step<()> {

@@ -29,6 +29,7 @@ mod judge;
 mod limit;
 mod mirror;
 mod nat;
+mod next_hop;
 mod pipeline;
 mod policer;
 mod recheck;
