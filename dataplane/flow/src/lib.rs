@@ -6,7 +6,8 @@
 //! [`FlowTable::prefetch`] by hash, [`FlowTable::probe`] (which prefetches the flow), then [`FlowTable::verify`].
 //!
 //! Layout: a bucket is one cache line of eight 16-bit tags and eight 32-bit slots; a slot names a flow and a direction.
-//! An IPv4 flow is one cache line, an IPv6 flow two. The outgoing tuple of one direction is the incoming tuple of the
+//! An IPv4 flow is one cache line, an IPv6 flow two; how it was opened ([`Opening`]) lies beside it and is read only when it is
+//! judged or routed again. The outgoing tuple of one direction is the incoming tuple of the
 //! other with its ends swapped, so nothing is stored twice.
 //!
 //! Invariants:
