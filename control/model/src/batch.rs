@@ -10,20 +10,41 @@ use crate::place::{Place, Positions, Reading};
 use crate::source::{MAX_FILE_BYTES, Source};
 use crate::tree;
 
+/// A field path, and the line and column where it was written.
+type Written = (Box<str>, (u32, u32));
+
 /// Where a document was written, field by field.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    file: String,
-    positions: Positions,
+    file: Arc<str>,
+    /// Sorted by path.
+    positions: Box<[Written]>,
 }
 
 impl Origin {
+    fn new(file: &Arc<str>, positions: Positions) -> Self {
+        let boxed = |(path, place): (String, _)| (path.into_boxed_str(), place);
+        let mut positions: Box<[Written]> = positions.into_iter().map(boxed).collect();
+        positions.sort_unstable();
+        Self {
+            file: Arc::clone(file),
+            positions,
+        }
+    }
+
+    fn place_of(&self, path: &str) -> Option<(u32, u32)> {
+        let at = self
+            .positions
+            .binary_search_by(|(known, _)| (**known).cmp(path));
+        at.ok().map(|at| self.positions[at].1)
+    }
+
     /// An error at a field, or at the nearest one around it that was written.
     pub fn error(&self, document: &Key, path: &str, message: String) -> FieldError {
         let mut at = path;
         let (line, column) = loop {
-            if let Some(found) = self.positions.get(at) {
-                break *found;
+            if let Some(found) = self.place_of(at) {
+                break found;
             }
             match at.rfind(['.', '[']) {
                 Some(end) => at = &at[..end],
@@ -32,7 +53,7 @@ impl Origin {
             }
         };
         FieldError {
-            file: self.file.clone(),
+            file: self.file.to_string(),
             line,
             column,
             document: document.to_string(),
@@ -78,37 +99,33 @@ impl Batch {
             self.incomplete = true;
             return;
         }
-        let loaded = tree::load(&file.name, &file.text);
-        self.incomplete |= loaded.cut_short;
-        self.errors.extend(loaded.errors);
-        for document in loaded
-            .documents
-            .iter()
-            .filter(|document| !document.is_null())
-        {
+        let name: Arc<str> = file.name.as_str().into();
+        let loaded = tree::load(&file.name, &file.text, |document| {
+            if document.is_null() {
+                return;
+            }
             // A JSON file may hold a list of documents.
             let whole = Reading::new(&file.name);
             for place in Place::root(&whole, document).items() {
                 let reading = Reading::new(&file.name);
                 let decoded = Document::decode(&place.restart(&reading));
-                self.take(file, decoded, reading);
+                self.take(&name, decoded, reading);
             }
-        }
+        });
+        self.incomplete |= loaded.cut_short;
+        self.errors.extend(loaded.errors);
     }
 
     fn take(
         &mut self,
-        file: &Source,
+        file: &Arc<str>,
         decoded: Result<Document, Option<Key>>,
         reading: Reading<'_>,
     ) {
         let has_errors = !reading.errors.borrow().is_empty();
         self.errors.extend(reading.errors.into_inner());
         self.warnings.extend(reading.warnings.into_inner());
-        let origin = Origin {
-            file: file.name.clone(),
-            positions: reading.positions.into_inner(),
-        };
+        let origin = Origin::new(file, reading.positions.into_inner());
         match decoded {
             Ok(document) => {
                 let key = document.key().clone();
@@ -116,7 +133,7 @@ impl Batch {
                     self.broken.insert(key.clone());
                 }
                 if let Some((_, first)) = self.documents.get(&key) {
-                    let (line, _) = first.positions.get("").copied().unwrap_or_default();
+                    let (line, _) = first.place_of("").unwrap_or_default();
                     let message = format!(
                         "the document is given twice, first at {}:{line}",
                         first.file

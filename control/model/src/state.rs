@@ -149,7 +149,13 @@ impl State {
         let state = Self::from_checked(set);
         let changes = self.diff(&state);
         let mut said = batch.warnings;
-        let never_decide = crate::shadow::shadowed(&state.documents);
+        // Looking at every pair takes a while with many rules, and says the same while they are the same.
+        let has_rules = |change: &Change| matches!(change.key.kind, Kind::Rule | Kind::Mapping);
+        let never_decide = if changes.iter().any(has_rules) {
+            crate::shadow::shadowed(&state.documents)
+        } else {
+            Vec::new()
+        };
         said.extend(warnings.into_iter().chain(never_decide).map(placed));
         said.sort();
         Ok(Plan {

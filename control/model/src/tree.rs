@@ -109,17 +109,17 @@ impl Tree {
     }
 }
 
-/// What a text holds, and what is wrong with it.
+/// What is wrong with a text.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    pub documents: Vec<Rc<Tree>>,
     pub errors: Vec<FieldError>,
     /// The rest of the text could not be read.
     pub cut_short: bool,
 }
 
-/// Reads every document of a text. A syntax error ends the text; duplicate fields do not.
-pub(crate) fn load(file: &str, text: &str) -> Loaded {
+/// Reads every document of a text and hands each over as it ends, so that only one is held at a time. A syntax error ends
+/// the text; duplicate fields do not.
+pub(crate) fn load(file: &str, text: &str, mut take: impl FnMut(&Tree)) -> Loaded {
     let mut builder = Builder {
         file,
         ..Builder::default()
@@ -136,6 +136,9 @@ pub(crate) fn load(file: &str, text: &str) -> Loaded {
             builder.report(at, message);
             builder.loaded.cut_short = true;
             break;
+        }
+        if let Some(document) = builder.whole.take() {
+            take(&document);
         }
     }
     builder.loaded
@@ -156,6 +159,9 @@ struct Builder<'a> {
     file: &'a str,
     loaded: Loaded,
     open: Vec<Open>,
+    /// A document that has just ended.
+    whole: Option<Rc<Tree>>,
+    documents: usize,
     /// Values so far.
     count: u32,
     anchors: HashMap<usize, Rc<Tree>>,
@@ -279,10 +285,11 @@ impl Builder<'_> {
         let mut duplicate = None;
         match self.open.last_mut().map(|open| &mut open.inside) {
             None => {
-                if self.loaded.documents.len() >= MAX_DOCUMENTS {
+                if self.documents >= MAX_DOCUMENTS {
                     return Err((at, format!("more than {MAX_DOCUMENTS} documents")));
                 }
-                self.loaded.documents.push(tree);
+                self.documents += 1;
+                self.whole = Some(tree);
             }
             Some(Inside::Sequence(items)) => items.push(tree),
             Some(Inside::Mapping { entries, seen, key }) => match key.take() {
