@@ -200,12 +200,21 @@ async fn load(
         response = called => response?.into_inner(),
         Ok((error, _open)) = is_broken => return Err(unreadable(&file, &error)),
     };
-    let applied = response.applied.clone().unwrap_or_default();
+    let applied = response.applied.unwrap_or_default();
     let counts = format!(
         "AddressSet/{name}: {} prefixes, {} added, {} removed\n",
         response.prefixes, response.added, response.removed
     );
-    show_as(output, &response, &applied, &counts)
+    // As `apply` answers, and what became of the set.
+    let mut value = serde_json::to_value(&applied).expect("an answer has text keys");
+    for (field, count) in [
+        ("prefixes", response.prefixes),
+        ("added", response.added),
+        ("removed", response.removed),
+    ] {
+        value[field] = count.into();
+    }
+    show_as(output, &value, &applied, &counts)
 }
 
 fn send(

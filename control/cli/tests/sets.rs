@@ -76,7 +76,7 @@ async fn a_set_is_loaded_changed_looked_into_and_exported() {
         .await;
     let value: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(
-        (&value["prefixes"], &value["applied"]["outcome"]),
+        (&value["prefixes"], &value["outcome"]),
         (&3.into(), &"committed".into())
     );
 }
