@@ -894,3 +894,44 @@ fn kinds_are_known_by_the_words_that_people_type() {
             .any(|document| matches!(document.spec(), Spec::RateLimit(_)))
     );
 }
+
+/// The YAML blocks of a page of the documentation, with the line that some leave out.
+fn examples(page: &str) -> Vec<String> {
+    let blocks = page.split("```yaml\n").skip(1);
+    let texts = blocks.filter_map(|rest| rest.split("```").next());
+    let with_version = |text: &str| {
+        let documents = text.split("---\n").map(|document| {
+            if document.contains("apiVersion:") {
+                document.to_owned()
+            } else {
+                format!("apiVersion: marchproxy/v1\n{document}")
+            }
+        });
+        documents.collect::<Vec<_>>().join("---\n")
+    };
+    texts.map(with_version).collect()
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_accepted() {
+    let planned = |state: &State, text: &str| {
+        let source = Source {
+            name: "example".to_owned(),
+            text: text.to_owned(),
+        };
+        state
+            .plan(Batch::parse(&[source]), Others::Keep, now())
+            .unwrap_or_else(|invalid| panic!("{text}: {:#?}", invalid.0))
+            .state
+    };
+    let all = examples(include_str!("../../../docs/documents.md"));
+    assert!(all.len() >= 7, "every kind has one");
+    let around = document("AddressSet", "scanners", "{ prefixes: [] }")
+        .replace("kind:", "apiVersion: marchproxy/v1\nkind:");
+    let state = planned(&State::default(), &(all.join("---\n") + "---\n" + &around));
+    let pages = examples(include_str!("../../../docs/runbook/rules.md"));
+    assert!(!pages.is_empty());
+    for text in pages {
+        planned(&state, &text);
+    }
+}

@@ -76,7 +76,8 @@ fn decide<A: Address>(
     let denied = generation
         .rules
         .classify(&Subject::of_tuple(tuple, NO_PORT))
-        .is_some_and(|matched| matched.action == Action::Drop);
+        // What else there is sockets cannot do; who compiles refuses it, and here it lets nobody in.
+        .is_some_and(|matched| !matches!(matched.action, Action::Allow | Action::Count));
     if denied {
         let service = found.map(|id| Arc::clone(running.service_counters(id)));
         return Err(Refused {
