@@ -57,6 +57,25 @@ fn node_text(node: &v1::NodeStatus) -> String {
         flows.created,
         flows.expired
     );
+    if flows.embryonic_capacity > 0 {
+        let flood = if flows.flood_mode > 0 {
+            ", flood mode"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            text,
+            "handshakes: {} of {}, {} made room{flood}",
+            flows.embryonic, flows.embryonic_capacity, flows.embryonic_evicted
+        );
+    }
+    if let Some(sources) = telemetry.sources {
+        let _ = writeln!(
+            text,
+            "sources: {} followed of {}, {} forgotten early",
+            sources.tracked, sources.capacity, sources.evicted
+        );
+    }
     text.push('\n');
     text += &ports_table(&telemetry.ports).to_text();
     if !telemetry.services.is_empty() {
@@ -110,6 +129,7 @@ fn services_table(services: &[v1::ServiceTelemetry]) -> Table {
         "SERVICE",
         "TIER",
         "FLOWS",
+        "HALF OPEN",
         "NEW",
         "PACKETS",
         "BYTES",
@@ -121,6 +141,7 @@ fn services_table(services: &[v1::ServiceTelemetry]) -> Table {
             service.name.clone(),
             service.tier.clone(),
             service.active_flows.to_string(),
+            service.half_open.to_string(),
             service.new_flows.to_string(),
             service.packets.to_string(),
             service.bytes.to_string(),

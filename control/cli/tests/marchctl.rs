@@ -372,6 +372,9 @@ fn telemetry() -> v1::Telemetry {
         flows: Some(v1::FlowTelemetry {
             live: 42,
             capacity: 1000,
+            embryonic: 40,
+            embryonic_capacity: 64,
+            flood_mode: 1,
             ..Default::default()
         }),
         generation: 7,
@@ -422,6 +425,7 @@ async fn what_nodes_say_is_shown() {
         (&["get", "backends", "-o", "wide"], "connection refused"),
         (&["get", "pools"], "edge1: 0"),
         (&["stats"], "flows: 42 live of 1000"),
+        (&["stats"], "handshakes: 40 of 64, 0 made room, flood mode"),
         (
             &["drops", "-o", "wide"],
             "Source and destination address are the same",

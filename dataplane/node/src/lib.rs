@@ -16,6 +16,7 @@ pub mod compile;
 pub mod contents;
 pub mod engine;
 pub mod explain;
+pub mod flood;
 pub mod health;
 pub mod journal;
 pub mod kernel;

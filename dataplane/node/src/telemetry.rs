@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use march_pipeline::TrafficCounters;
+use march_pipeline::{Counter, TrafficCounters};
 use march_proto::v1::{
     BackendTelemetry, DropTelemetry, FlowTelemetry, LcoreTelemetry, NamedCount, PortTelemetry,
-    ServiceTelemetry, Telemetry, TierReason,
+    ServiceTelemetry, SourceTelemetry, Telemetry, TierReason,
 };
 use march_socket::TierReading;
 use march_wire::DropReason;
@@ -63,15 +63,20 @@ pub fn telemetry(sources: &Sources<'_>) -> Telemetry {
             report.drops = drops(engine);
             report.lcores = vec![lcore(engine)];
             report.flows = Some(FlowTelemetry {
-                live: traffic
-                    .flows
-                    .live
-                    .iter()
-                    .map(march_pipeline::Counter::get)
-                    .sum(),
+                live: sum(&traffic.flows.live),
                 capacity: sources.flow_capacity,
                 created: traffic.flows.created.get(),
                 expired: traffic.flows.expired.get(),
+                evicted: traffic.flows.evicted.get(),
+                embryonic: sum(&traffic.flows.embryonic),
+                embryonic_capacity: sum(&traffic.flows.embryonic_capacity),
+                embryonic_evicted: traffic.flows.embryonic_evicted.get(),
+                flood_mode: sum(&traffic.flows.flood_mode),
+            });
+            report.sources = Some(SourceTelemetry {
+                tracked: traffic.sources.tracked.get(),
+                capacity: traffic.sources.capacity.get(),
+                evicted: traffic.sources.evicted.get(),
             });
             let tier = engine.family.to_string();
             for service in &mut report.services {
@@ -84,6 +89,11 @@ pub fn telemetry(sources: &Sources<'_>) -> Telemetry {
         }
     }
     report
+}
+
+/// Both families together.
+fn sum(counters: &[Counter; 2]) -> u64 {
+    counters.iter().map(Counter::get).sum()
 }
 
 fn ports(sources: &Sources<'_>) -> Vec<PortTelemetry> {
@@ -209,6 +219,7 @@ struct Traffic {
     bytes: [u64; 2],
     new_flows: u64,
     active_flows: u64,
+    half_open: u64,
 }
 
 impl Traffic {
@@ -218,6 +229,7 @@ impl Traffic {
             bytes: [counters.bytes[0].get(), counters.bytes[1].get()],
             new_flows: counters.flows_created.get(),
             active_flows: counters.flows.get(),
+            half_open: counters.half_open.get(),
         }
     }
 }
@@ -239,6 +251,7 @@ fn services(sources: &Sources<'_>, traffic: impl Fn(usize) -> Traffic) -> Vec<Se
                 reply_bytes: traffic.bytes[1],
                 new_flows: traffic.new_flows,
                 active_flows: traffic.active_flows,
+                half_open: traffic.half_open,
                 tier: String::new(),
             }
         })
@@ -298,6 +311,7 @@ fn socket(sources: &Sources<'_>, ports: &[String], reading: &TierReading, report
                 bytes: [service.bytes_in, service.bytes_out],
                 new_flows: service.accepted,
                 active_flows: service.active,
+                half_open: 0,
             })
     });
     for service in &mut report.services {
@@ -310,6 +324,7 @@ fn socket(sources: &Sources<'_>, ports: &[String], reading: &TierReading, report
             bytes: [backend.bytes_in, backend.bytes_out],
             new_flows: backend.accepted,
             active_flows: backend.active,
+            half_open: 0,
         })
     });
     // Which interface a refused connection came by the tier does not know; it is shown at the first port of the rung.

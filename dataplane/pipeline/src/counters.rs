@@ -176,6 +176,8 @@ pub struct FlowCounters {
     pub live: [Counter; 2],
     /// Of these, in the table of handshakes that are not done (gauges).
     pub embryonic: [Counter; 2],
+    /// Handshakes that fit there (set once).
+    pub embryonic_capacity: [Counter; 2],
     /// 1 while that table is so full that handshakes get less time (gauges).
     pub flood_mode: [Counter; 2],
     /// Handshakes that had to make room for others.
@@ -194,6 +196,8 @@ pub struct FlowCounters {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct SourceCounters {
+    /// Places (set once).
+    pub capacity: Counter,
     /// Places in use, those of sources that have been silent since included (a gauge).
     pub tracked: Counter,
     /// Sources that were forgotten before they had their full allowance again.

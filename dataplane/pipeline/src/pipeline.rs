@@ -394,6 +394,7 @@ impl Pipeline {
             self.v6.watch(counters);
             let table = self.shared.sources.table();
             counters.sources.tracked.set(table.tracked() as u64);
+            counters.sources.capacity.set(table.capacity() as u64);
             counters.sources.evicted.set(table.evicted());
         }
         let [settled4, settled6, embryonic4, embryonic6] =

@@ -144,6 +144,7 @@ impl<F: IpVersion> Side<F> {
             count * 2 >= capacity
         };
         counters.flows.embryonic[F::INDEX].set(count as u64);
+        counters.flows.embryonic_capacity[F::INDEX].set(capacity as u64);
         counters.flows.flood_mode[F::INDEX].set(u64::from(self.is_flooded));
     }
 }

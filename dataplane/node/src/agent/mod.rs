@@ -24,6 +24,7 @@ use tokio::time::MissedTickBehavior;
 use crate::compile::{AdminStates, Compiled, FastPort, Ids};
 use crate::contents::{Contents, Sets};
 use crate::engine::{Engine, LcoreOptions, PlannedPort, Resources};
+use crate::flood::FloodWatch;
 use crate::health::{self, HealthEvent, ProbeTarget, Prober};
 use crate::kernel::{Kernel, KernelError, Resolver};
 use crate::ladder::{Family, Taking, Tier};
@@ -127,6 +128,7 @@ pub struct Agent {
     troubles: BTreeMap<&'static str, String>,
     tracer: Tracer,
     hits: HitLog,
+    floods: FloodWatch,
 }
 
 impl Agent {
@@ -178,6 +180,7 @@ impl Agent {
             troubles: BTreeMap::new(),
             tracer: Tracer::default(),
             hits: HitLog::default(),
+            floods: FloodWatch::default(),
             kernel,
             takeover,
             options,
@@ -364,6 +367,7 @@ impl Agent {
 
     fn report(&mut self) {
         self.hits.sample(&self.traffic, &self.publisher.current());
+        self.floods.look(&self.traffic);
         self.tracer.care();
         let targets = self.prober.table();
         let telemetry = self.telemetry(&targets);

@@ -52,6 +52,7 @@ impl Snapshot {
         write_backends(&mut out, &self.telemetry.backends);
         write_targets(&mut out, &self.targets);
         self.write_flows(&mut out);
+        self.write_sources(&mut out);
         self.write_lcores(&mut out);
         if let Some(socket) = &self.socket {
             write_socket(&mut out, socket);
@@ -146,6 +147,39 @@ impl Snapshot {
             "Flows forgotten after their timeout.",
         )
         .sample(&[], flows.expired);
+        let help =
+            "Flows, and handshakes by themselves, that were forgotten to make room for others.";
+        let mut family = out.family("flows_evicted_total", Kind::Counter, help);
+        family.sample(&[("table", "flows")], flows.evicted);
+        family.sample(&[("table", "embryonic")], flows.embryonic_evicted);
+        let help = "TCP handshakes that are not done, in a table of their own.";
+        out.family("flows_embryonic", Kind::Gauge, help)
+            .sample(&[], flows.embryonic);
+        let help = "TCP handshakes that this table can remember.";
+        out.family("flow_embryonic_capacity", Kind::Gauge, help)
+            .sample(&[], flows.embryonic_capacity);
+        let help = "Address families whose table of handshakes got half full and is not yet below a quarter: handshakes get 3 s.";
+        out.family("flood_mode", Kind::Gauge, help)
+            .sample(&[], flows.flood_mode);
+    }
+
+    /// Who is followed for guards and for limits by source.
+    fn write_sources(&self, out: &mut Exposition) {
+        let Some(sources) = self.telemetry.sources else {
+            return;
+        };
+        let help = "Places in use of the table of sources, for guards and for limits by source.";
+        out.family("sources_tracked", Kind::Gauge, help)
+            .sample(&[], sources.tracked);
+        out.family(
+            "source_capacity",
+            Kind::Gauge,
+            "Places of the table of sources.",
+        )
+        .sample(&[], sources.capacity);
+        let help = "Sources forgotten before they had their full allowance again.";
+        out.family("sources_evicted_total", Kind::Counter, help)
+            .sample(&[], sources.evicted);
     }
 
     fn write_lcores(&self, out: &mut Exposition) {
@@ -320,6 +354,15 @@ fn write_services(out: &mut Exposition, services: &[ServiceTelemetry]) {
             ("tier", service.tier.clone()),
         ]
     });
+    let help = "TCP handshakes that are not done now.";
+    let mut family = out.family("service_half_open", Kind::Gauge, help);
+    for service in services {
+        let labels = [
+            ("service", service.name.as_str()),
+            ("tier", service.tier.as_str()),
+        ];
+        family.sample(&labels, service.half_open);
+    }
     let mut family = out.family("service_flows", Kind::Gauge, "Flows now.");
     for service in services {
         let labels = [

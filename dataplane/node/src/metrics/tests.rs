@@ -4,7 +4,7 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use march_proto::v1::{DropTelemetry, FlowTelemetry, LcoreTelemetry, NamedCount};
+use march_proto::v1::{DropTelemetry, FlowTelemetry, LcoreTelemetry, NamedCount, SourceTelemetry};
 use march_socket::{BackendReading, ServiceReading};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,6 +25,7 @@ fn snapshot() -> Snapshot {
                 packets: 21,
                 tier: "af_xdp".into(),
                 active_flows: 4,
+                half_open: 3,
                 ..ServiceTelemetry::default()
             }],
             backends: vec![BackendTelemetry {
@@ -51,6 +52,16 @@ fn snapshot() -> Snapshot {
                 capacity: 100,
                 created: 8,
                 expired: 2,
+                evicted: 3,
+                embryonic: 4,
+                embryonic_capacity: 50,
+                embryonic_evicted: 5,
+                flood_mode: 1,
+            }),
+            sources: Some(SourceTelemetry {
+                tracked: 9,
+                capacity: 64,
+                evicted: 1,
             }),
             generation: 12,
             revision: 7,
@@ -241,7 +252,19 @@ async fn a_scrape_shows_what_was_counted() {
             r#"marchproxy_health_probe_rtt_seconds{pool="web",backend="10.0.0.1:80"}"#,
             0.0015,
         ),
+        (
+            r#"marchproxy_service_half_open{service="web",tier="af_xdp"}"#,
+            3.0,
+        ),
         ("marchproxy_flows", 6.0),
+        ("marchproxy_flows_embryonic", 4.0),
+        ("marchproxy_flow_embryonic_capacity", 50.0),
+        (r#"marchproxy_flows_evicted_total{table="flows"}"#, 3.0),
+        (r#"marchproxy_flows_evicted_total{table="embryonic"}"#, 5.0),
+        ("marchproxy_flood_mode", 1.0),
+        ("marchproxy_sources_tracked", 9.0),
+        ("marchproxy_source_capacity", 64.0),
+        ("marchproxy_sources_evicted_total", 1.0),
         ("marchproxy_flow_capacity", 100.0),
         (
             r#"marchproxy_lcore_cycles_total{lcore="1",state="busy"}"#,
