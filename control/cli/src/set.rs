@@ -41,7 +41,7 @@ Examples:
 enum SetCommand {
     /// Makes a set hold just what a list has.
     Load {
-        /// The AddressSet.
+        /// Which set.
         name: String,
         /// The list, or `-` for standard input.
         #[arg(value_name = "FILE|-")]
@@ -55,7 +55,7 @@ enum SetCommand {
     Remove(Prefixes),
     /// Writes what a set holds, sorted, one prefix a line.
     Export {
-        /// The AddressSet.
+        /// Which set.
         name: String,
         /// What it held in an older revision.
         #[arg(long, default_value_t = 0, hide_default_value = true)]
@@ -63,7 +63,7 @@ enum SetCommand {
     },
     /// Says by which prefix a set holds an address; exit code 4 when by none.
     Contains {
-        /// The AddressSet.
+        /// Which set.
         name: String,
         /// IPv4 or IPv6.
         address: String,
@@ -77,7 +77,7 @@ enum SetCommand {
 
 #[derive(Debug, Args)]
 struct Prefixes {
-    /// The AddressSet.
+    /// Which set.
     name: String,
     /// Prefixes or addresses.
     #[arg(required = true, value_name = "PREFIX")]
@@ -263,9 +263,12 @@ async fn contains(
         .await?
         .into_inner();
     let is_in = !response.prefix.is_empty();
-    output::value(output, &response, || match is_in {
-        true => format!("{}\n", response.prefix),
-        false => String::new(),
+    output::value(output, &response, || {
+        if is_in {
+            format!("{}\n", response.prefix)
+        } else {
+            String::new()
+        }
     })?;
     if is_in {
         return Ok(Code::Ok);
