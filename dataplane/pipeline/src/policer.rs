@@ -2,7 +2,7 @@
 //!
 //! Buckets go by the limit's number, which stays from one generation to the next, so that a change of its rate forgets nothing.
 
-use march_flow::{SourceTable, TokenBucket};
+use march_flow::{SourceKey, SourceTable, TokenBucket};
 use march_tables::{Limit, LimitId, LimitScope, LimitUnit, NONE, ServiceId};
 use march_wire::tuple::Address;
 
@@ -28,6 +28,8 @@ pub(crate) struct Charge<A> {
     pub service: ServiceId,
     /// Length of the frame as it came in, bytes.
     pub len: usize,
+    /// The source's bucket, where it was fetched ahead.
+    pub bucket: Option<SourceKey>,
 }
 
 impl Policers {
@@ -60,7 +62,10 @@ impl Policers {
                 let key = self.services.key(id, [0, u64::from(charge.service)]);
                 self.services.take(key, &rate_of(limit), units, now.ms)
             }
-            LimitScope::Source { .. } => sources.take(id, limit, charge.source, units, now),
+            LimitScope::Source { .. } => match charge.bucket {
+                Some(key) => sources.take_at(key, &rate_of(limit), units, now),
+                None => sources.take(id, limit, charge.source, units, now),
+            },
         }
     }
 }
@@ -92,6 +97,7 @@ mod tests {
             source: Ipv4Addr::new(10, 0, 0, source),
             service,
             len: 100,
+            bucket: None,
         };
         let now = Now { ms: 77 };
         (0..10)

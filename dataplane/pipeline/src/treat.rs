@@ -3,10 +3,11 @@
 //! In this order, once the packet is known to leave (hops left, next hop resolved, small enough): the limit, which may drop it;
 //! the copy of it as it came in; then the rewrite and the mark. What is held or answered is neither charged nor copied.
 
-use march_flow::{Direction, Flow, FlowHandle, FlowState, FlowTable};
-use march_tables::{Generation, Mirror, NONE, Treatment};
+use march_flow::{Direction, Flow, FlowHandle, FlowState, FlowTable, SourceKey};
+use march_tables::{Generation, Limit, LimitScope, Mirror, NONE, Treatment};
 use march_wire::{Buffer, DropReason, Verdict};
 
+use crate::BURST;
 use crate::burst::{Stage, Staged, departure, send};
 use crate::context::{Now, Shared};
 use crate::judge;
@@ -35,7 +36,7 @@ fn charge<F: IpVersion>(
     generation: &Generation,
     now: Now,
     flow: &Flow<F::Pair>,
-    len: usize,
+    (len, bucket): (usize, Option<SourceKey>),
 ) -> Result<Due, DropReason> {
     let Treatment {
         mark,
@@ -50,6 +51,7 @@ fn charge<F: IpVersion>(
             source,
             service: flow.service,
             len,
+            bucket,
         };
         let Shared {
             policers, sources, ..
@@ -76,7 +78,7 @@ pub(crate) fn treat<F: IpVersion>(
     flow: &Flow<F::Pair>,
     bytes: &[u8],
 ) -> Result<Due, DropReason> {
-    let due = charge::<F>(shared, generation, now, flow, bytes.len())?;
+    let due = charge::<F>(shared, generation, now, flow, (bytes.len(), None))?;
     if let Some(mirror) = due.mirror {
         shared.mirrors.keep(mirror, bytes);
     }
@@ -103,6 +105,16 @@ impl<F: IpVersion, S: MirrorSink> Treated<'_, F, S> {
         verdicts: &mut [Verdict],
     ) -> u64 {
         let stage = self.stage;
+        let mut buckets = [None; BURST];
+        let by_source = |limit: &Limit| matches!(limit.scope, LimitScope::Source { .. });
+        let is_fetching = self.generation.limits.iter().any(by_source);
+        for packet in stage.packets().iter().filter(|_| is_fetching) {
+            if left >> packet.frame & 1 == 1
+                && let Some(bucket) = buckets.get_mut(usize::from(packet.frame))
+            {
+                *bucket = self.bucket(packet);
+            }
+        }
         for packet in stage.packets() {
             if left >> packet.frame & 1 == 0 {
                 continue;
@@ -112,7 +124,8 @@ impl<F: IpVersion, S: MirrorSink> Treated<'_, F, S> {
             else {
                 continue;
             };
-            if let Some(done) = self.one(packet, frame.bytes_mut()) {
+            let bucket = buckets.get(index).copied().flatten();
+            if let Some(done) = self.one(packet, frame.bytes_mut(), bucket) {
                 *verdict = done;
                 left &= !(1 << packet.frame);
             }
@@ -120,8 +133,30 @@ impl<F: IpVersion, S: MirrorSink> Treated<'_, F, S> {
         left
     }
 
+    /// Fetches the bucket of the source that a packet's limit counts: with many sources it is far away.
+    fn bucket(&self, packet: &Staged<F::Pair>) -> Option<SourceKey> {
+        let handle = self
+            .flows
+            .verify(packet.candidate, packet.hash, &packet.key)?;
+        let flow = self.flows.flow(handle.index);
+        let id = judge::treatment(self.generation, flow.treatment).limit?;
+        let limit = self.generation.limits.get(usize::from(id))?;
+        let LimitScope::Source { .. } = limit.scope else {
+            return None;
+        };
+        let (source, _) = F::addresses(flow.key(Direction::Forward).addresses);
+        let key = self.shared.sources.key(id, limit.scope, source);
+        self.shared.sources.prefetch(key);
+        Some(key)
+    }
+
     /// `None` for anything that needs a second thought.
-    fn one(&mut self, packet: &Staged<F::Pair>, bytes: &mut [u8]) -> Option<Verdict> {
+    fn one(
+        &mut self,
+        packet: &Staged<F::Pair>,
+        bytes: &mut [u8],
+        bucket: Option<SourceKey>,
+    ) -> Option<Verdict> {
         let FlowHandle { index, direction } =
             self.flows
                 .verify(packet.candidate, packet.hash, &packet.key)?;
@@ -134,8 +169,8 @@ impl<F: IpVersion, S: MirrorSink> Treated<'_, F, S> {
             return None;
         }
         let adjacency = departure(flow, direction, packet.ip_len, self.generation)?;
-        let charged = charge::<F>(self.shared, self.generation, self.now, flow, bytes.len());
-        let due = match charged {
+        let (generation, now) = (self.generation, self.now);
+        let due = match charge::<F>(self.shared, generation, now, flow, (bytes.len(), bucket)) {
             Ok(due) => due,
             Err(reason) => return Some(Verdict::Drop(reason)),
         };
