@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use marchdp::kernel::state::RouteAction;
 use marchdp::kernel::{Kernel, KernelState, Prefix, Resolver, sysctl};
@@ -320,11 +320,11 @@ spec: {{ backends: [ {{ address: \"fd00:2::11\", port: 8080 }} ] }}
     )
 }
 
-/// What a daemon would have left on disk for this tier.
-fn write_last_good(state_dir: &Path, tier: &str) {
+/// What a daemon would have left on disk for this tier, with some more documents.
+fn write_last_good(state_dir: &Path, tier: &str, more: &str) {
     let source = march_model::Source {
         name: "test.yaml".into(),
-        text: documents(tier),
+        text: documents(tier) + more,
     };
     let state = march_model::State::default()
         .plan(
@@ -347,20 +347,24 @@ fn write_last_good(state_dir: &Path, tier: &str) {
     LastGood::new(state_dir).promote(&stored).expect("writes");
 }
 
+fn ask(client: &Peer, target: &str) -> Output {
+    client
+        .command(&[
+            "socat",
+            "-u",
+            &format!("TCP:{target}:80,connect-timeout=2"),
+            "-",
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .expect("socat starts")
+}
+
 /// Asks until the answer comes.
 fn ask_until_answered(client: &Peer, target: &str, tier: &str) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let output = client
-            .command(&[
-                "socat",
-                "-u",
-                &format!("TCP:{target}:80,connect-timeout=2"),
-                "-",
-            ])
-            .stdin(Stdio::null())
-            .output()
-            .expect("socat starts");
+        let output = ask(client, target);
         if output.stdout == b"hello\n" {
             return;
         }
@@ -371,8 +375,8 @@ fn ask_until_answered(client: &Peer, target: &str, tier: &str) {
     }
 }
 
-/// The whole program, from last-good and without a daemon, on one tier.
-fn carries_tcp_and_ping(tier: &str) {
+/// A client behind `left`, and a backend that says hello behind `inner`.
+fn client_and_backend() -> (Peer, Peer, Running) {
     run(&[
         "ip", "link", "add", "inner", "type", "veth", "peer", "name", "outer",
     ]);
@@ -392,28 +396,39 @@ fn carries_tcp_and_ping(tier: &str) {
     let client = Peer::with_link("right", &["10.1.0.2/24", "fd00:1::2/64"]);
     let backend = Peer::with_link("outer", &["10.2.0.11/24", "fd00:2::11/64"]);
     let listen = "TCP6-LISTEN:8080,ipv6only=0,reuseaddr,fork";
-    let _server = Running(
+    let server = Running(
         backend
             .command(&["socat", listen, "EXEC:echo hello"])
             .spawn()
             .expect("starts"),
     );
-    let before = run(&["ip", "-br", "-4", "addr"]);
-    let directory = tempfile::tempdir().expect("a directory");
-    write_last_good(directory.path(), tier);
-    let mut node = Running(
+    (client, backend, server)
+}
+
+/// The program, with what is in `directory` and without a daemon.
+fn start_node(directory: &Path) -> Running {
+    Running(
         Command::new(env!("CARGO_BIN_EXE_marchdp"))
             .args(["--node", "test", "--metrics-port", "0", "--idle", "relax"])
             .args(["--flows4", "4096", "--flows6", "4096"])
             .arg("--state-dir")
-            .arg(directory.path())
+            .arg(directory)
             .arg("--run-dir")
-            .arg(directory.path())
+            .arg(directory)
             .arg("--socket")
-            .arg(directory.path().join("nobody.sock"))
+            .arg(directory.join("nobody.sock"))
             .spawn()
             .expect("marchdp starts"),
-    );
+    )
+}
+
+/// The whole program, from last-good and without a daemon, on one tier.
+fn carries_tcp_and_ping(tier: &str) {
+    let (client, _backend, _server) = client_and_backend();
+    let before = run(&["ip", "-br", "-4", "addr"]);
+    let directory = tempfile::tempdir().expect("a directory");
+    write_last_good(directory.path(), tier, "");
+    let mut node = start_node(directory.path());
     ask_until_answered(&client, "10.1.0.10", tier);
     ask_until_answered(&client, "[fd00:1::10]", tier);
     client.run(&["ping", "-c", "2", "-W", "5", "10.1.0.1"]);
@@ -453,6 +468,37 @@ fn dpdk_carries_tcp_and_ping_through_its_twins() {
 fn socket_carries_tcp_and_ping() {
     in_namespace("socket_carries_tcp_and_ping", || async {
         carries_tcp_and_ping("socket");
+    });
+}
+
+/// A rule that ends without anybody saying so: what it refused is served from then on.
+#[test]
+fn a_rule_ends_by_itself() {
+    in_namespace("a_rule_ends_by_itself", || async {
+        let (client, _backend, _server) = client_and_backend();
+        let directory = tempfile::tempdir().expect("a directory");
+        let end = march_model::Timestamp::from(SystemTime::now() + Duration::from_secs(15));
+        let rule = format!(
+            "---\napiVersion: marchproxy/v1\nkind: Rule\nmetadata: {{ name: not-yet }}\n\
+             spec: {{ priority: 1, action: drop, expiresAt: \"{end}\" }}\n"
+        );
+        write_last_good(directory.path(), "socket", &rule);
+        let _node = start_node(directory.path());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut refusals = 0;
+        loop {
+            let output = ask(&client, "10.1.0.10");
+            let now = march_model::Timestamp::from(SystemTime::now());
+            if output.stdout == b"hello\n" {
+                assert!(now >= end, "served at {now}, while the rule still held");
+                break;
+            }
+            refusals += u32::from(output.status.success());
+            assert!(Instant::now() < deadline, "not served: {output:?}");
+        }
+        if refusals == 0 {
+            println!("SKIPPED: the node started too late to be seen refusing");
+        }
     });
 }
 

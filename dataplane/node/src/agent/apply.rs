@@ -327,7 +327,9 @@ fn field_error(error: &BuildError) -> FieldError {
         BuildError::ServiceOverlap { second, .. } => (format!("Service/{second}"), "spec.address"),
         BuildError::ServiceKey { service, .. } => (format!("Service/{service}"), "spec.port"),
         BuildError::UnknownPool { service, .. } => (format!("Service/{service}"), "spec.pool"),
-        BuildError::RulePorts { rule, .. } => (format!("Rule/{rule}"), "spec.match.ports"),
+        BuildError::RulePorts { rule, .. } => (rule_document(rule), "spec.match.ports"),
+        BuildError::GuardSet { port, .. } => (format!("Port/{port}"), "spec.guard"),
+        BuildError::GuardLimit { port, .. } => (format!("Port/{port}"), "spec.guard.perSource"),
         BuildError::NatPorts { port, .. } => (format!("Port/{port}"), "spec.nat.ports"),
         BuildError::BackendSlot { pool, .. } | BuildError::DuplicateBackend { pool, .. } => {
             (format!("Pool/{pool}"), "spec.backends")
@@ -337,11 +339,19 @@ fn field_error(error: &BuildError) -> FieldError {
     FieldError::of_document(document, path, error.to_string())
 }
 
+/// The document that a compiled rule is of: those of mappings are named `MAPPING/PART`.
+fn rule_document(rule: &str) -> String {
+    match rule.split_once('/') {
+        Some((mapping, _)) => format!("Mapping/{mapping}"),
+        None => format!("Rule/{rule}"),
+    }
+}
+
 /// The first generation of another engine.
 pub(super) fn first_generation(
     config: &Config,
-    after: &march_tables::Generation,
-) -> Result<march_tables::Generation, BuildError> {
+    after: &Generation,
+) -> Result<Generation, BuildError> {
     // Other ports than before: nothing of the old tables fits, and no lcore is left that remembers them.
     let mut generation = march_tables::build(config, None)?;
     generation.id = after.id + 1;
