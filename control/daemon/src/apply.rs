@@ -9,7 +9,7 @@ use march_proto::{status, v1};
 use march_store::{Author, Store};
 use tonic::{Code, Status};
 
-use crate::shared::{Shared, blocking};
+use crate::shared::{Desired, Shared, blocking};
 use crate::{convergence, errors};
 
 /// The longest comment, in bytes.
@@ -70,20 +70,24 @@ pub(crate) fn others(prune: v1::Prune) -> Others {
 
 /// What a batch would change.
 pub(crate) async fn check(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     batch: Batch,
     others: Others,
 ) -> Result<(u64, Plan), Status> {
-    let desired = shared.desired();
-    blocking(move || {
+    let Desired {
+        revision, state, ..
+    } = shared.desired();
+    let plan = blocking(move || {
         let now = SystemTime::now().into();
-        let plan = desired
-            .state
-            .plan(batch, others, now)
-            .map_err(status::invalid)?;
-        Ok((desired.revision, plan))
+        let planned = state.plan(batch, others, now);
+        planned.map_err(status::invalid)
     })
-    .await
+    .await?;
+    let stored = move |_: &Shared, store: &mut Store| {
+        let checked = store.check_contents(&plan, &[]);
+        checked.map_err(errors::store).map(|()| plan)
+    };
+    Ok((revision, shared.with_store(stored).await?))
 }
 
 /// A plan with the contents that it needs stored.

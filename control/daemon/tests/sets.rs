@@ -311,6 +311,9 @@ async fn what_is_wrong_is_refused_with_its_line_or_its_bound() {
         }],
         ..Default::default()
     };
+    let mut dry = request.clone();
+    dry.set_dry_run(v1::DryRun::OnlyCheck);
+    client.apply(dry).await.unwrap_err();
     let error = client.apply(request).await.unwrap_err();
     let errors = status::errors_of(&error);
     assert_eq!(errors[0].path, "spec.content.hash");

@@ -46,8 +46,8 @@ impl Store {
         }
     }
 
-    /// What the documents name must be there, and be what they say.
-    pub(crate) fn check_contents(&self, plan: &Plan, chunks: &[Chunk]) -> Result<(), StoreError> {
+    /// What the documents that a plan changes name must be stored, or among `chunks`, and be what they say.
+    pub fn check_contents(&self, plan: &Plan, chunks: &[Chunk]) -> Result<(), StoreError> {
         for (document, content) in named(plan) {
             let brought = chunks.iter().find(|chunk| chunk.hash == content.hash);
             let root = match brought {
