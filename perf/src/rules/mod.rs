@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use march_dpdk::{Eal, EalConfig, Memory};
 use march_tables::Config;
 use march_wire::tuple::{Address, Family};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use acl::{Acl, BuildFailure, Keys};
 use case::{Case, TRACE};
@@ -90,6 +91,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let sizes = options.sizes.iter();
         sizes.flat_map(|rules| options.sets.iter().map(|profile| (*profile, *rules)))
     };
+    bound_memory()?;
     if let (Some(eal), Side::Yardstick) = (&eal, options.side) {
         return sets().try_for_each(|(profile, rules)| {
             let case = Case::new(profile, Family::V4, rules, options.order);
@@ -132,6 +134,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     println!("{}", report::summary(&lines, &refused));
     Ok(())
+}
+
+/// A build that takes more than this much memory ends this program and nothing else.
+fn bound_memory() -> anyhow::Result<()> {
+    const BYTES: u64 = 12 << 30;
+    let given = getrlimit(Resource::Data).maximum;
+    let limit = Rlimit {
+        current: Some(given.map_or(BYTES, |given| given.min(BYTES))),
+        maximum: given,
+    };
+    setrlimit(Resource::Data, limit).context("a bound on memory")
 }
 
 fn start_dpdk() -> anyhow::Result<Eal> {
@@ -225,9 +238,7 @@ fn change<A: Address>(
     count: usize,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let list = ours::rules(&case.filters, case.family);
-    let mut push = Tables::new(product::config(1_000), &list)?;
-    drop(list);
+    let mut push = Tables::new(product::config(1_000), alone.list())?;
     let mut filters: Vec<Option<Filter>> = case.filters.iter().copied().map(Some).collect();
     let mut changes = ours::change_one_by_one(
         [&mut push, alone],

@@ -57,6 +57,11 @@ impl Tables {
         })
     }
 
+    /// The configured rules, by id.
+    pub fn list(&self) -> &RuleList {
+        &self.config.rules
+    }
+
     /// The classifier.
     pub fn rules(&self) -> &Rules {
         &self.generation.rules
