@@ -1,13 +1,13 @@
-//! Answers `explain`: the pipeline itself, run once over a copy of the running generation.
+//! Answers `explain`: what the policy's definition says of a packet under a generation, and the pipeline run once beside it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use march_pipeline::Station;
 use march_proto::v1::explain_query::Packet as Asked;
 use march_proto::v1::{ExplainQuery, ExplainStep, Explanation, PacketTuple};
-use march_tables::{Generation, PortId, ServiceId, Subject};
+use march_tables::{Generation, PortId};
 use march_wire::build::PacketBuilder;
-use march_wire::{Address, FiveTuple, Packet, Verdict, parse};
+use march_wire::{Packet, Verdict, parse};
 
 use crate::compile::{FastPort, port_id};
 
@@ -37,15 +37,8 @@ pub fn explain(
     };
     let told =
         march_pipeline::explain(generation, ingress, &frame).map_err(|error| error.to_string())?;
-    let said = |stage: &str| {
-        told.stations
-            .iter()
-            .find(|station| station.stage == stage)
-            .map(|station| station.said.clone())
-            .unwrap_or_default()
-    };
     let (verdict, reason, egress) = words(told.verdict);
-    let names = names(generation, ingress, &frame, &told.frame);
+    let names = told.names;
     Ok(Explanation {
         verdict: verdict.to_owned(),
         reason,
@@ -57,11 +50,7 @@ pub fn explain(
         service: names.service,
         rule: names.rule,
         pool: names.pool,
-        backend: if said("backend").is_empty() {
-            String::new()
-        } else {
-            names.backend
-        },
+        backend: names.backend,
         rewritten: if matches!(told.verdict, Verdict::Forward { .. }) {
             tuple_text(&told.frame)
         } else {
@@ -123,62 +112,6 @@ fn frame_of(tuple: &PacketTuple, mac: [u8; 6]) -> Result<Vec<u8>, String> {
         }
     };
     Ok(packet.build())
-}
-
-#[derive(Default)]
-struct Names {
-    service: String,
-    rule: String,
-    pool: String,
-    backend: String,
-}
-
-/// Whose names the packet met: the same look-ups that the pipeline makes.
-fn names(generation: &Generation, ingress: PortId, before: &[u8], after: &[u8]) -> Names {
-    let mut names = Names::default();
-    let Ok(Packet::Ip(packet)) = parse(before) else {
-        return names;
-    };
-    let found = if let Some(tuple) = packet.tuple::<Ipv4Addr, _>(before) {
-        (
-            generation
-                .rules
-                .classify(&Subject::of_parts(&packet, tuple, ingress)),
-            service_of(generation, &tuple),
-        )
-    } else if let Some(tuple) = packet.tuple::<Ipv6Addr, _>(before) {
-        (
-            generation
-                .rules
-                .classify(&Subject::of_parts(&packet, tuple, ingress)),
-            service_of(generation, &tuple),
-        )
-    } else {
-        (None, None)
-    };
-    if let Some(rule) = found
-        .0
-        .and_then(|matched| generation.rules.get(matched.rule))
-    {
-        rule.name.as_ref().clone_into(&mut names.rule);
-    }
-    if let Some(id) = found.1 {
-        let service = generation.services.get(id);
-        service.name.as_ref().clone_into(&mut names.service);
-        if let Some(pool) = generation.pool(service.pool) {
-            pool.name.as_ref().clone_into(&mut names.pool);
-        }
-        if let Some((_, destination)) = ends(after) {
-            names.backend = destination.to_string();
-        }
-    }
-    names
-}
-
-fn service_of<A: Address>(generation: &Generation, tuple: &FiveTuple<A>) -> Option<ServiceId> {
-    generation
-        .services
-        .lookup(tuple.dst, tuple.protocol, tuple.dst_port)
 }
 
 /// Source and destination of a frame.

@@ -1,17 +1,17 @@
-//! What would happen to one frame, and why: the real pipeline run once on a copy, with the look-ups it makes told.
+//! What would happen to one frame, and why: the reference's decision told station by station, and the real pipeline run once
+//! beside it on a copy. Where the two do not agree, that is said: one of them is wrong.
 //!
-//! Off the lcores: this allocates. State is not consulted: it assumes that no flow exists and that no answer of ours has
-//! used up a rate limit. Where a pool takes turns, the backend shown is the first in turn.
+//! Off the lcores: this allocates. State is not consulted: it assumes that no flow exists and that no limit has been used up.
+//! Where a pool takes turns, the backend shown is the first in turn.
 
-use std::net::IpAddr;
+mod teller;
+
 use std::sync::Arc;
 
-use march_tables::{
-    Action, AddressKind, AdjacencyState, BackendState, Generation, Mode, PortId, Route, Subject,
-};
-use march_wire::parse::{Fragment, IpPacket, L4};
-use march_wire::tuple::{Address, FiveTuple};
-use march_wire::{Buffer, Packet, Verdict};
+use march_policy::{Arrival, CompiledSets, Observed, Policy, State};
+use march_tables::{Generation, PortId};
+use march_wire::parse::{IpPacket, L4};
+use march_wire::{Buffer, Verdict};
 
 use crate::context::Now;
 use crate::counters::Counters;
@@ -20,10 +20,26 @@ use crate::pipeline::{Pipeline, Settings};
 /// One thing that the packet met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Station {
-    /// Which look-up: `parse`, `address`, `rule`, `service`, `backend`, `route` or `verdict`.
+    /// What it was: `parse`, `guard`, `address`, `rule`, `service`, `limit`, `backend`, `route`, `rewrite`, `mark`, `mirror`, `place`,
+    /// `counters` or `verdict`; `internal` where data plane and reference do not agree.
     pub stage: &'static str,
     /// What it said.
     pub said: String,
+}
+
+/// Names of what the packet met; empty where it met none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The rule that decided.
+    pub rule: String,
+    /// The mapping that it was made from.
+    pub mapping: String,
+    /// The service.
+    pub service: String,
+    /// Its pool.
+    pub pool: String,
+    /// The backend, address and port.
+    pub backend: String,
 }
 
 /// The whole story of one frame.
@@ -31,6 +47,8 @@ pub struct Station {
 pub struct Explanation {
     /// In the order in which the packet met them.
     pub stations: Vec<Station>,
+    /// Whose they are.
+    pub names: Names,
     /// What happens to it.
     pub verdict: Verdict,
     /// The frame afterwards.
@@ -96,6 +114,34 @@ pub fn explain(
     ingress: PortId,
     frame: &[u8],
 ) -> std::io::Result<Explanation> {
+    let (verdict, after) = run(generation, ingress, frame)?;
+    let sets = CompiledSets(Arc::clone(&generation.sets));
+    let policy = Policy::new(&generation.config, Arc::new(sets));
+    let arrival = Arrival {
+        now_ms: Now::default().ms,
+        ingress,
+        frame,
+    };
+    let observed = Observed {
+        verdict,
+        frame: &after,
+    };
+    let decision = policy.follow(&mut State::new(), arrival, &observed);
+    let (stations, names) = teller::tell(&policy, &arrival, &decision, &observed);
+    Ok(Explanation {
+        stations,
+        names,
+        verdict,
+        frame: after,
+    })
+}
+
+/// What the pipeline does with a copy of the frame.
+fn run(
+    generation: &Generation,
+    ingress: PortId,
+    frame: &[u8],
+) -> std::io::Result<(Verdict, Vec<u8>)> {
     let limits = crate::counters::Limits {
         ports: generation.ports.len(),
         services: generation.services.len(),
@@ -119,228 +165,8 @@ pub fn explain(
         &mut verdicts,
         &mut crate::mirror::NoMirror,
     );
-    let [verdict] = verdicts;
-    let [copy] = frames;
-
-    let mut teller = Teller {
-        generation,
-        ingress,
-        stations: Vec::new(),
-    };
-    teller.tell(frame);
-    teller.verdict(verdict, copy.bytes());
-    Ok(Explanation {
-        stations: teller.stations,
-        verdict,
-        frame: copy.bytes().to_vec(),
-    })
-}
-
-struct Teller<'a> {
-    generation: &'a Generation,
-    ingress: PortId,
-    stations: Vec<Station>,
-}
-
-impl Teller<'_> {
-    fn say(&mut self, stage: &'static str, said: String) {
-        self.stations.push(Station { stage, said });
-    }
-
-    fn port_name(&self, port: PortId) -> &str {
-        self.generation.port(port).map_or("?", |port| &port.name)
-    }
-
-    fn tell(&mut self, frame: &[u8]) {
-        match march_wire::parse(frame) {
-            Err(reason) => self.say(
-                "parse",
-                format!("{} bytes: {reason}: {}", frame.len(), reason.help()),
-            ),
-            Ok(Packet::Arp(_)) => self.say("parse", "ARP".to_owned()),
-            Ok(Packet::Other(link)) => self.say(
-                "parse",
-                format!("ethertype 0x{:04x}: a link protocol", link.ethertype),
-            ),
-            Ok(Packet::Ip(packet)) => {
-                self.say("parse", describe(frame, &packet));
-                match packet.family {
-                    march_wire::Family::V4 => self.tell_ip::<std::net::Ipv4Addr>(frame, &packet),
-                    march_wire::Family::V6 => self.tell_ip::<std::net::Ipv6Addr>(frame, &packet),
-                }
-            }
-        }
-    }
-
-    fn tell_ip<A: Address>(&mut self, frame: &[u8], packet: &IpPacket) {
-        let Some(tuple) = packet.tuple::<A, _>(frame) else {
-            return;
-        };
-        let kind = self.generation.local.kind(tuple.dst);
-        let whose = match kind {
-            AddressKind::NotLocal => "not local: transit",
-            AddressKind::Kernel => "an address of the kernel",
-            AddressKind::KernelNat => "an address of the kernel that a NAT pool uses too",
-            AddressKind::Vip => "a service's address",
-            AddressKind::Nat => "a dedicated NAT address",
-        };
-        self.say("address", format!("{} is {whose}", tuple.dst));
-        if !matches!(kind, AddressKind::Vip | AddressKind::NotLocal)
-            || packet.fragment != Fragment::None
-        {
-            return;
-        }
-        self.tell_rule(&Subject::of_parts(packet, tuple, self.ingress), kind);
-        if kind == AddressKind::Vip {
-            self.tell_service(&tuple);
-        } else {
-            self.tell_route("route", tuple.dst.into());
-        }
-    }
-
-    fn tell_rule<A: Address>(&mut self, subject: &Subject<A>, kind: AddressKind) {
-        let matched = self.generation.rules.classify(subject);
-        let said = match matched {
-            Some(matched) => {
-                let rule = self.generation.rules.get(matched.rule);
-                let (name, priority) = rule.map_or(("?", 0), |rule| (&*rule.name, rule.priority));
-                let action = match matched.action {
-                    Action::Allow => "allow",
-                    Action::Drop => "drop",
-                    Action::Reject => "reject",
-                    Action::Count => "count",
-                    Action::Punt => "punt",
-                    Action::Redirect(_) => "redirect",
-                };
-                format!("rule \"{name}\" (priority {priority}) says {action}")
-            }
-            None if kind == AddressKind::Vip => {
-                "no rule matches: services are allowed by default".to_owned()
-            }
-            None => "no rule matches: transit is denied by default".to_owned(),
-        };
-        self.say("rule", said);
-    }
-
-    fn tell_service<A: Address>(&mut self, tuple: &FiveTuple<A>) {
-        let generation = self.generation;
-        let Some(id) = generation
-            .services
-            .lookup(tuple.dst, tuple.protocol, tuple.dst_port)
-        else {
-            self.say(
-                "service",
-                format!(
-                    "no service at port {} of protocol {}",
-                    tuple.dst_port, tuple.protocol
-                ),
-            );
-            return;
-        };
-        let service = generation.services.get(id);
-        let mode = match service.mode {
-            Mode::FullNat => "full_nat",
-            Mode::Nat => "nat",
-        };
-        self.say("service", format!("\"{}\", mode {mode}", service.name));
-        let Some(pool) = generation.pool(service.pool) else {
-            return;
-        };
-        let Some(slot) = pool.choose(service.affinity.hash(tuple), &mut 0) else {
-            self.say(
-                "backend",
-                format!("pool \"{}\" has no backend that takes new flows", pool.name),
-            );
-            return;
-        };
-        let Some(backend) = generation.backend(slot) else {
-            return;
-        };
-        let state = match backend.state {
-            BackendState::Active => "active",
-            BackendState::Draining => "draining",
-            BackendState::Down => "down",
-            BackendState::Offline => "offline",
-            BackendState::Gone => "gone",
-        };
-        let port = if backend.port == 0 {
-            tuple.dst_port
-        } else {
-            backend.port
-        };
-        let place = std::net::SocketAddr::new(backend.address, port);
-        self.say(
-            "backend",
-            format!("{place} of pool \"{}\", {state}", pool.name),
-        );
-        self.tell_route("route", backend.address);
-    }
-
-    fn tell_route(&mut self, stage: &'static str, destination: IpAddr) {
-        let generation = self.generation;
-        let route = match destination {
-            IpAddr::V4(destination) => generation.routes.lookup(destination),
-            IpAddr::V6(destination) => generation.routes.lookup(destination),
-        };
-        let (hop, id) =
-            match route {
-                Route::Missing => return self.say(stage, format!("no route to {destination}")),
-                Route::Blackhole => return self.say(
-                    stage,
-                    format!(
-                        "the route to {destination} is a blackhole, or leaves by no port of ours"
-                    ),
-                ),
-                Route::Via(id) => match generation.neighbours.key(id) {
-                    Some((port, gateway)) => (
-                        format!(
-                            "{destination} via {gateway} out of {}",
-                            self.port_name(port)
-                        ),
-                        Some(id),
-                    ),
-                    None => return,
-                },
-                Route::Connected(port) => {
-                    let id = match destination {
-                        IpAddr::V4(address) => generation.neighbours.get(port, address),
-                        IpAddr::V6(address) => generation.neighbours.get(port, address),
-                    };
-                    (
-                        format!("{destination} is on the link of {}", self.port_name(port)),
-                        id,
-                    )
-                }
-            };
-        let adjacency = id.and_then(|id| generation.adjacency(id));
-        let mac = match adjacency {
-            Some(adjacency) if adjacency.state == AdjacencyState::Resolved => {
-                let [a, b, c, d, e, f, ..] = adjacency.rewrite;
-                format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-            }
-            _ => "MAC address not yet known".to_owned(),
-        };
-        self.say(stage, format!("{hop}, {mac}"));
-    }
-
-    fn verdict(&mut self, verdict: Verdict, after: &[u8]) {
-        let packet = match march_wire::parse(after) {
-            Ok(Packet::Ip(packet)) => describe(after, &packet),
-            _ => format!("{} bytes", after.len()),
-        };
-        let said = match verdict {
-            Verdict::Forward { port } => {
-                format!("forward out of {} as {packet}", self.port_name(port))
-            }
-            Verdict::Answer { port } => {
-                format!("answer out of {} with {packet}", self.port_name(port))
-            }
-            Verdict::Punt => "punt to the kernel".to_owned(),
-            Verdict::Hold => "hold until the next hop's MAC address is known".to_owned(),
-            Verdict::Drop(reason) => format!("drop: {reason}: {}", reason.help()),
-        };
-        self.say("verdict", said);
-    }
+    let ([verdict], [copy]) = (verdicts, frames);
+    Ok((verdict, copy.bytes().to_vec()))
 }
 
 /// One line about an IP packet that was parsed from `frame`.

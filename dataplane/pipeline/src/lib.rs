@@ -43,7 +43,7 @@ pub use counters::{
     Counter, Counters, DropCounters, FlowCounters, Limits, Originated, PortCounters,
     SourceCounters, TrafficCounters,
 };
-pub use explain::{Explanation, Station, describe, explain};
+pub use explain::{Explanation, Names, Station, describe, explain};
 pub use hold::{Held, HoldQueue};
 pub use mirror::{MirrorSink, NoMirror};
 pub use pipeline::{Pipeline, Settings};

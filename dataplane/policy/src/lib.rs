@@ -6,7 +6,8 @@
 //! hash that balances ([`march_tables::Maglev`], which must be the same everywhere).
 //!
 //! Entry point: [`Policy::decide`]. What the data plane may choose freely (a source port out of a NAT pool, whose turn it is) is
-//! given to it as [`Chance`].
+//! given to it as [`Chance`]; [`Policy::follow`] reads it from what the data plane did. Two things that bound the data plane are not
+//! here: its tables are never full, and which source gets which bucket never depends on others.
 //!
 //! # What happens to a packet, in this order
 //!
@@ -33,6 +34,7 @@ mod error;
 mod facts;
 mod first;
 mod flows;
+mod follow;
 mod guard;
 mod known;
 mod limit;
@@ -52,6 +54,7 @@ pub use decision::{
 };
 pub use facts::Tuple;
 pub use flows::{Direction, Flow, Life, Opening, State, Way};
+pub use follow::Observed;
 pub use place::{Place, Placed, place_of_rule, place_of_service};
 pub use policy::Policy;
 pub use rule::{Seen, Towards, matches};

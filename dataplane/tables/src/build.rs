@@ -183,7 +183,9 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         neighbours: next_hops.neighbours,
         local,
         ports,
+        config: config.clone(),
     };
+    next.share_config();
     if let Some(old) = previous {
         let is_judged_anew = is_new_policy(old, &next);
         let is_routed_anew = next_hops.is_renumbered || !Arc::ptr_eq(&old.routes, &next.routes);

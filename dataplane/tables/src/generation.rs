@@ -44,6 +44,8 @@ pub struct Generation {
     pub neighbours: Arc<Neighbours>,
     /// Which addresses are ours, and whose.
     pub local: Arc<LocalAddresses>,
+    /// What all of this was built from, for those who explain it. It shares its lists with the parts above.
+    pub config: Config,
 }
 
 /// How many moves of the epoch a flow's remembered one may be old before it counts as unknown.
@@ -60,6 +62,18 @@ impl Generation {
     #[inline]
     pub fn is_judged(&self, epoch: u16) -> bool {
         epoch != 0 && self.age_of(epoch) <= self.age_of(self.policy_epoch)
+    }
+
+    /// Lets the configuration have the lists that the parts have, where it brought equal ones of its own.
+    pub(crate) fn share_config(&mut self) {
+        let config = &mut self.config;
+        config.ports = Arc::clone(&self.ports);
+        config.services = Arc::clone(self.services.source());
+        config.rules = self.rules.source().clone();
+        config.sets = Arc::clone(&self.sets);
+        config.limits = Arc::clone(&self.limits);
+        config.routes = Arc::clone(self.routes.source());
+        config.local = Arc::clone(self.local.source());
     }
 
     /// Sets both epochs to what follows `old`.

@@ -4,9 +4,11 @@ use core::fmt::Write as _;
 use std::sync::Arc;
 
 use march_pipeline::{Counters, Limits, MirrorSink, Now, Pipeline, Settings};
-use march_policy::{Arrival, Chance, Counter, Decision, Mirrored, Policy, PrefixLists, State};
-use march_tables::{Algorithm, Generation, PortId, build};
-use march_wire::{Buffer, L4, Packet, Verdict, parse};
+use march_policy::{
+    Arrival, Chance, Counter, Decision, Mirrored, Observed, Policy, PrefixLists, State,
+};
+use march_tables::{Generation, PortId, build};
+use march_wire::{Buffer, Packet, Verdict, parse};
 
 use crate::buffer::Memory;
 use crate::config::World;
@@ -138,8 +140,12 @@ impl Rig {
                 ingress,
                 frame,
             };
-            let decision = self.decide(arrival, *verdict, buffer.bytes());
-            if !agree(&decision, *verdict, buffer.bytes()) {
+            let observed = Observed {
+                verdict: *verdict,
+                frame: buffer.bytes(),
+            };
+            let decision = self.policy.follow(&mut self.state, arrival, &observed);
+            if !decision.agrees(&observed) {
                 return Err(self.tell(arrival, &decision, *verdict, buffer.bytes()));
             }
             if let Some(Mirrored::Copied(port, copy)) = &decision.mirrored {
@@ -156,46 +162,6 @@ impl Rig {
             )));
         }
         Ok(verdicts)
-    }
-
-    /// The reference's decision, with the data plane's choices where it may choose.
-    fn decide(&mut self, arrival: Arrival<'_>, verdict: Verdict, after: &[u8]) -> Decision {
-        let pools = &self.policy.config().pools;
-        let by_turns = || {
-            pools
-                .iter()
-                .filter(|pool| pool.algorithm == Algorithm::RoundRobin)
-        };
-        let is_open = by_turns().next().is_none() || matches!(verdict, Verdict::Forward { .. });
-        if is_open {
-            return self
-                .policy
-                .decide(&mut self.state, arrival, chance(arrival.frame, after));
-        }
-        // Whose turn it was does not show in a packet that did not go.
-        let candidates: Vec<Chance> = by_turns()
-            .flat_map(|pool| &pool.backends)
-            .map(|backend| Chance {
-                source: None,
-                backend: Some((backend.address, backend.port)),
-            })
-            .collect();
-        let before = self.state.clone();
-        let first = self
-            .policy
-            .decide(&mut self.state, arrival, Chance::default());
-        if agree(&first, verdict, after) {
-            return first;
-        }
-        for candidate in candidates {
-            let mut state = before.clone();
-            let decision = self.policy.decide(&mut state, arrival, candidate);
-            if agree(&decision, verdict, after) {
-                self.state = state;
-                return decision;
-            }
-        }
-        first
     }
 
     /// Compares every counter, and how many flows there are.
@@ -261,7 +227,7 @@ impl Rig {
             ..decision.clone()
         };
         let _ = writeln!(text, "decided by: {shown:?}");
-        let chosen = chance(frame, after);
+        let chosen = Chance::of(frame, after);
         if let (Some((dst, dst_port)), Some((src, src_port))) = (chosen.source, chosen.backend) {
             let protocol = parse(frame).map_or(0, |packet| match packet {
                 Packet::Ip(packet) => packet.protocol,
@@ -316,29 +282,4 @@ fn hex(bytes: &[u8]) -> String {
     }
     let _ = write!(text, " ({} bytes)", bytes.len());
     text
-}
-
-/// Source and destination of what left: what the data plane chose. A rewrite moves nothing, so they are where they were.
-fn chance(before: &[u8], after: &[u8]) -> Chance {
-    let Ok(Packet::Ip(packet)) = parse(before) else {
-        return Chance::default();
-    };
-    let word = |at: usize| {
-        let bytes = after.get(packet.l4_offset + at..)?.first_chunk::<2>()?;
-        Some(u16::from_be_bytes(*bytes))
-    };
-    let (src_port, dst_port) = match packet.l4 {
-        L4::Tcp { .. } | L4::Udp { .. } => (word(0), word(2)),
-        L4::Icmp { .. } => (word(4), word(4)),
-        L4::Other => (None, None),
-    };
-    let ends = packet.ip_addresses(after);
-    Chance {
-        source: ends.map(|(src, _)| (src, src_port.unwrap_or(0))),
-        backend: ends.map(|(_, dst)| (dst, dst_port.unwrap_or(0))),
-    }
-}
-
-fn agree(decision: &Decision, verdict: Verdict, after: &[u8]) -> bool {
-    decision.verdict == verdict && decision.frame == after
 }

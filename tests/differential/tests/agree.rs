@@ -3,8 +3,11 @@
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use march_differential::config::World;
 use march_differential::dice::Dice;
 use march_differential::episode::{self, Course};
+use march_differential::frames::{self, Incoming};
+use march_policy::State;
 
 /// Packets of one run, over all threads.
 const PACKETS: u64 = 1_000_000;
@@ -52,4 +55,23 @@ fn packets_that_nobody_has_seen() {
     let seed = Dice::new(since.as_secs() << 30 | u64::from(since.subsec_nanos())).bits();
     println!("seed {seed:#x}");
     agree(seed, PACKETS / 4);
+}
+
+#[test]
+fn what_is_explained_is_what_happens() {
+    let mut dice = Dice::new(0x6578_706c_6169_6e);
+    for _ in 0..40 {
+        let world = World::new(&mut dice);
+        let generation =
+            march_tables::build(&world.config, None).expect("a generated configuration compiles");
+        for _ in 0..25 {
+            let Incoming { ingress, frame } = frames::frame(&mut dice, &State::new());
+            let told = march_pipeline::explain(&generation, ingress, &frame).expect("memory");
+            let disagrees = told
+                .stations
+                .iter()
+                .find(|station| station.stage == "internal");
+            assert_eq!(disagrees, None, "{:#?}", told.stations);
+        }
+    }
 }
