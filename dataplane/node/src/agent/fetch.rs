@@ -24,6 +24,7 @@ pub(super) struct Timed {
 pub(super) struct OpenPush {
     push: Timed,
     state: State,
+    asked: Vec<ContentHash>,
 }
 
 impl Agent {
@@ -41,7 +42,7 @@ impl Agent {
         };
         self.open_push = None;
         match state {
-            Ok(state) => self.complete(OpenPush { push, state }).await,
+            Ok(state) => self.complete(push, state).await,
             Err(errors) => self.run_push(push, Err(errors)).await,
         }
     }
@@ -54,14 +55,14 @@ impl Agent {
         };
         let mut is_news = false;
         for bytes in chunks.chunks {
-            is_news |= self.contents.take(bytes);
+            is_news |= self.contents.take(&open.asked, bytes);
         }
         let unknown = chunks.unknown.iter();
         let unknown: Vec<ContentHash> = unknown
             .filter_map(|hash| Some(ContentHash::from_bytes(hash[..].try_into().ok()?)))
             .collect();
         if is_news && unknown.is_empty() {
-            return self.complete(open).await;
+            return self.complete(open.push, open.state).await;
         }
         let mut errors = self.contents.not_to_be_had(&open.state, &unknown);
         if errors.is_empty() {
@@ -72,20 +73,19 @@ impl Agent {
     }
 
     /// Asks for what is still missing, or runs the push if nothing is.
-    async fn complete(&mut self, open: OpenPush) {
+    async fn complete(&mut self, push: Timed, state: State) {
         // Making the sets reads every chunk; one that turns out to be damaged is missing then.
-        let result = match self.contents.lacking(&open.state) {
-            Ok(lacking) if lacking.is_empty() => match self.contents.sets(&open.state) {
+        let result = match self.contents.lacking(&state) {
+            Ok(lacking) if lacking.is_empty() => match self.contents.sets(&state) {
                 Ok(sets) => Ok(sets),
-                Err(errors) => match self.contents.lacking(&open.state) {
-                    Ok(lacking) if !lacking.is_empty() => return self.ask(open, lacking),
+                Err(errors) => match self.contents.lacking(&state) {
+                    Ok(lacking) if !lacking.is_empty() => return self.ask(push, state, lacking),
                     _ => Err(errors),
                 },
             },
-            Ok(lacking) => return self.ask(open, lacking),
+            Ok(lacking) => return self.ask(push, state, lacking),
             Err(errors) => Err(errors),
         };
-        let OpenPush { push, state } = open;
         let desired = result.map(|sets| Desired {
             revision: push.revision,
             state,
@@ -94,18 +94,18 @@ impl Agent {
         self.run_push(push, desired).await;
     }
 
-    fn ask(&mut self, open: OpenPush, mut lacking: Vec<ContentHash>) {
-        lacking.truncate(MAX_CHUNK_HASHES);
+    fn ask(&mut self, push: Timed, state: State, mut asked: Vec<ContentHash>) {
+        asked.truncate(MAX_CHUNK_HASHES);
         tracing::debug!(
             event = "contents.asked",
-            revision = open.push.revision,
-            chunks = lacking.len()
+            revision = push.revision,
+            chunks = asked.len()
         );
-        let hashes = lacking.iter().map(|hash| hash.as_bytes().to_vec());
+        let hashes = asked.iter().map(|hash| hash.as_bytes().to_vec());
         self.tell(ToDaemon::ChunkRequest(ChunkRequest {
             hashes: hashes.collect(),
         }));
-        self.open_push = Some(open);
+        self.open_push = Some(OpenPush { push, state, asked });
     }
 
     /// Once a revision is the last good one: what no good one needs goes.

@@ -83,10 +83,11 @@ impl Contents {
         made.is_some_and(|made| made.content == *root.as_bytes())
     }
 
-    /// Takes a chunk; whether it was not here before.
-    pub fn take(&mut self, bytes: Vec<u8>) -> bool {
+    /// Takes a chunk if it was asked for; whether it was, and was not here before.
+    pub fn take(&mut self, asked: &[ContentHash], bytes: Vec<u8>) -> bool {
         let Chunk { hash, bytes } = Chunk::new(bytes);
-        !self.files.has(&hash) && self.fresh.insert(hash, bytes).is_none()
+        let is_wanted = asked.contains(&hash) && !self.files.has(&hash);
+        is_wanted && self.fresh.insert(hash, bytes).is_none()
     }
 
     /// The sets of a revision, sorted by name. What it needs must be here.
@@ -170,11 +171,11 @@ impl Contents {
         }
         let roots: Vec<ContentHash> = roots(state).map(|(_, root)| root).collect();
         let needed = march_content::reachable(self, &roots).map_err(io::Error::other)?;
+        // What else came belongs to revisions that were refused, passed over, or replaced while the disk was full.
+        self.fresh.retain(|hash, _| needed.contains(hash));
         let fresh = self.fresh.iter();
-        let wanted = fresh.filter(|(hash, _)| needed.contains(hash));
         self.files
-            .keep(wanted.map(|(hash, bytes)| (hash, &bytes[..])))?;
-        // What else came belongs to revisions that were refused or passed over.
+            .keep(fresh.map(|(hash, bytes)| (hash, &bytes[..])))?;
         self.fresh.clear();
         Ok(())
     }

@@ -37,8 +37,11 @@ fn fetch(contents: &mut Contents, state: &State, daemon: &march_content::Memory)
         if lacking.is_empty() {
             return count;
         }
-        for hash in lacking {
-            assert!(contents.take(daemon.read(&hash).expect("the daemon has it")));
+        assert!(!contents.take(&lacking, b"something else".to_vec()));
+        for hash in &lacking {
+            let bytes = daemon.read(hash).expect("the daemon has it");
+            assert!(!contents.take(&[], bytes.clone()), "it was not asked for");
+            assert!(contents.take(&lacking, bytes));
             count += 1;
         }
     }
