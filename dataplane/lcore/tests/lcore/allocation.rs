@@ -5,8 +5,10 @@ use std::cell::Cell;
 
 use march_pipeline::Now;
 use march_port::mem::{Faults, MemConfig, Sink};
-use march_tables::Publisher;
+use march_tables::{Guard, Publisher};
+use march_wire::DropReason;
 
+use crate::flood::guarded;
 use crate::world::{self, Dice, World};
 
 /// The system's allocator, counting what this thread asks of it.
@@ -81,7 +83,14 @@ fn no_turn_allocates_or_frees() {
         if turn % 20 == 0 {
             let config = match turn / 20 % 3 {
                 0 => world::changed(),
-                1 => world::resolved(),
+                1 => guarded(
+                    world::resolved(),
+                    Guard {
+                        block: vec![0],
+                        allow: Vec::new(),
+                        per_source: Some(1),
+                    },
+                ),
                 _ => world::config(),
             };
             let next = world::generation(&config, Some(&publisher.current()));
@@ -121,4 +130,6 @@ fn no_turn_allocates_or_frees() {
     }
     assert!(world.port(0).answered.get() > 100 && world.port(0).punted.get() > 100);
     assert!(world.counters.resolve_requests.get() > 0);
+    assert!(world.port(0).drops.of(DropReason::Blocked).get() > 100);
+    assert!(world.traffic.sources.tracked.get() > 2);
 }

@@ -211,8 +211,8 @@ fn limits_of_the_service_keep_the_flood_from_the_backends() {
     site.world.assert_balanced();
 }
 
-fn guarded(guard: Guard) -> march_tables::Config {
-    let mut config = world::config();
+/// The configuration with a guard on port 0. Set 0 has two of the clients, limit 1 is for each source.
+pub fn guarded(mut config: march_tables::Config, guard: Guard) -> march_tables::Config {
     let mut limits = config.limits.to_vec();
     limits.push(Limit {
         name: "each".into(),
@@ -222,7 +222,7 @@ fn guarded(guard: Guard) -> march_tables::Config {
         burst: 1_000,
     });
     config.limits = limits.into();
-    let prefixes = ["10.66.0.0/16".parse().expect("a prefix")];
+    let prefixes = ["10.66.0.0/16", "10.9.0.5/32"].map(|text| text.parse().expect("a prefix"));
     config.sets = [AddressSet {
         name: "bad".into(),
         content: [6; 32],
@@ -242,10 +242,13 @@ fn datagram(from: &str) -> Vec<u8> {
 /// 10 000 packets/s for each source: to the hundredth over ten seconds, and nothing of it on others.
 #[test]
 fn a_source_is_held_to_its_rate_and_others_are_not() {
-    let mut site = Site::new(&guarded(Guard {
-        per_source: Some(1),
-        ..Guard::default()
-    }));
+    let mut site = Site::new(&guarded(
+        world::config(),
+        Guard {
+            per_source: Some(1),
+            ..Guard::default()
+        },
+    ));
     let (mut loud, mut calm) = (0, 0);
     let (loud_frame, calm_frame) = (datagram("10.9.0.1"), datagram("10.9.0.2"));
     for _ in 0..10_000 {
@@ -271,10 +274,13 @@ fn a_source_is_held_to_its_rate_and_others_are_not() {
 
 #[test]
 fn strangers_leave_a_part_of_the_ring_to_the_kernel_for_those_with_a_right() {
-    let mut site = Site::new(&guarded(Guard {
-        block: vec![0],
-        ..Guard::default()
-    }));
+    let mut site = Site::new(&guarded(
+        world::config(),
+        Guard {
+            block: vec![0],
+            ..Guard::default()
+        },
+    ));
     let to_box = |from: &str, port, flags| {
         world::from_client(PacketBuilder::between(from, "10.0.0.1").tcp(port, 22, flags))
     };
