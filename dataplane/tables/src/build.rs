@@ -61,6 +61,16 @@ pub enum BuildError {
         /// Given as highest.
         last: u16,
     },
+    /// Too many rules that match the same packets: looking one up would take too long.
+    #[error(
+        "rule {rule:?}: {most} rules before it match where it does and nothing tells them apart: give it a prefix, ports or a protocol, or merge some of them"
+    )]
+    RulesMeet {
+        /// The first one too many.
+        rule: Box<str>,
+        /// How many may.
+        most: usize,
+    },
     /// A NAT pool without ports.
     #[error("port {port:?}: NAT ports {first}-{last} are backwards or start at 0")]
     NatPorts {
@@ -148,10 +158,8 @@ pub fn build(config: &Config, previous: Option<&Generation>) -> Result<Generatio
         _ => Arc::new(Services::new(&config.services)?),
     };
     let rules = match previous.map(|old| &old.rules) {
-        Some(old) if *old.source() == config.rules && same(old.sets(), &config.sets) => {
-            Arc::clone(old)
-        }
-        _ => Arc::new(Rules::new(&config.rules, &config.sets)?),
+        Some(old) => Rules::update(old, &config.rules, &config.sets)?,
+        None => Arc::new(Rules::new(&config.rules, &config.sets)?),
     };
     let ports = share(previous.map(|old| &old.ports), &config.ports);
     let mut next_hops = NextHops::new(config, previous)?;
@@ -236,35 +244,9 @@ fn is_new_policy(old: &Generation, new: &Generation) -> bool {
             .zip(&*new.ports)
             .all(|(old, new)| old.is_same_for_flows(new));
     !(same_ports
-        && is_same_to_rules(old, new)
+        && Arc::ptr_eq(&old.rules, &new.rules)
         && Arc::ptr_eq(&old.services, &new.services)
         && same(old.local.source(), new.local.source()))
-}
-
-/// Whether rules say the same: they are the same, and so is every set that one of them uses.
-fn is_same_to_rules(old: &Generation, new: &Generation) -> bool {
-    if Arc::ptr_eq(&old.rules, &new.rules) {
-        return true;
-    }
-    if old.rules.source() != new.rules.source() {
-        return false;
-    }
-    let is_same = |set: &SetId| {
-        let at = usize::from(*set);
-        old.rules.sets().get(at) == new.rules.sets().get(at)
-    };
-    new.rules.source().iter().all(|rule| {
-        let criteria = &rule.criteria;
-        [
-            &criteria.source_sets,
-            &criteria.destination_sets,
-            &criteria.not_source_sets,
-            &criteria.not_destination_sets,
-        ]
-        .into_iter()
-        .flatten()
-        .all(is_same)
-    })
 }
 
 fn check_ports(config: &Config) -> Result<(), BuildError> {

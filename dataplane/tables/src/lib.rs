@@ -58,7 +58,7 @@ pub use rule::{
     Redirect, Rule, SourceNat, Subject, TcpFlags, Treatment, Vlan, Wholeness,
 };
 pub use rule_list::RuleList;
-pub use rules::{RuleMatch, Rules};
+pub use rules::{RuleMatch, Rules, WorstPath};
 pub use schedule::Schedule;
 pub use services::{Affinity, Mode, Service, ServiceLimits, Services, Timeouts};
 

@@ -8,19 +8,9 @@ pub(crate) trait Number: Copy + Ord {
     const FAMILY: Family;
     /// The lowest address.
     const ZERO: Self;
-    /// The highest address.
-    const MAX: Self;
-    /// The leading 32 or 64 bits: cheap to compare many at once, and in the same order.
-    type Coarse: Copy + Ord;
-    /// The lowest [`Self::Coarse`].
-    const COARSE_ZERO: Self::Coarse;
-    /// The highest [`Self::Coarse`].
-    const COARSE_MAX: Self::Coarse;
 
     /// A number of this family, given in 128 bits. Bits above the family's width are ignored.
     fn narrow(number: u128) -> Self;
-    /// The leading bits.
-    fn coarse(self) -> Self::Coarse;
     /// The leading 16 bits.
     fn top(self) -> u16;
     /// The next address, if there is one.
@@ -42,10 +32,6 @@ pub(crate) trait Number: Copy + Ord {
 impl Number for u32 {
     const FAMILY: Family = Family::V4;
     const ZERO: Self = 0;
-    const MAX: Self = u32::MAX;
-    type Coarse = u32;
-    const COARSE_ZERO: u32 = 0;
-    const COARSE_MAX: u32 = u32::MAX;
 
     #[inline]
     #[expect(
@@ -54,10 +40,6 @@ impl Number for u32 {
     )]
     fn narrow(number: u128) -> Self {
         number as u32
-    }
-    #[inline]
-    fn coarse(self) -> u32 {
-        self
     }
     #[inline]
     fn top(self) -> u16 {
@@ -72,18 +54,10 @@ impl Number for u32 {
 impl Number for u128 {
     const FAMILY: Family = Family::V6;
     const ZERO: Self = 0;
-    const MAX: Self = u128::MAX;
-    type Coarse = u64;
-    const COARSE_ZERO: u64 = 0;
-    const COARSE_MAX: u64 = u64::MAX;
 
     #[inline]
     fn narrow(number: u128) -> Self {
         number
-    }
-    #[inline]
-    fn coarse(self) -> u64 {
-        (self >> 64) as u64
     }
     #[inline]
     fn top(self) -> u16 {

@@ -111,6 +111,18 @@ pub struct Criteria {
     pub fragment: Option<Wholeness>,
 }
 
+impl Criteria {
+    /// Every set that the rule asks.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &SetId> {
+        let source = self.source_sets.iter().chain(&self.not_source_sets);
+        let destination = self
+            .destination_sets
+            .iter()
+            .chain(&self.not_destination_sets);
+        source.chain(destination)
+    }
+}
+
 /// ICMP messages of one type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IcmpMessage {

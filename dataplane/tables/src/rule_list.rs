@@ -12,10 +12,13 @@ use crate::{Rule, RuleId};
 /// 100 000 rules copies about as many pointers in either at 256.
 pub(crate) const PIECE: usize = 256;
 
+/// One piece.
+pub(crate) type RulePiece = Arc<[Arc<Rule>]>;
+
 /// Rules by id. Every piece but the last holds the same number. A copy shares everything.
 #[derive(Clone, Debug, Default)]
 pub struct RuleList {
-    pieces: Arc<[Arc<[Arc<Rule>]>]>,
+    pieces: Arc<[RulePiece]>,
 }
 
 static VACANT: LazyLock<Arc<Rule>> = LazyLock::new(|| Arc::new(Rule::vacant()));
@@ -61,14 +64,14 @@ impl RuleList {
     }
 
     /// The pieces, [`PIECE`] rules each but for the last.
-    pub(crate) fn pieces(&self) -> &[Arc<[Arc<Rule>]>] {
+    pub(crate) fn pieces(&self) -> &[RulePiece] {
         &self.pieces
     }
 
     /// Whether both are the same object or hold equal rules; what is shared is not looked at.
     fn is_equal(&self, other: &Self) -> bool {
         let same_rule = |(a, b): (&Arc<Rule>, &Arc<Rule>)| Arc::ptr_eq(a, b) || a == b;
-        let same_piece = |(a, b): (&Arc<[Arc<Rule>]>, &Arc<[Arc<Rule>]>)| {
+        let same_piece = |(a, b): (&RulePiece, &RulePiece)| {
             Arc::ptr_eq(a, b) || a.len() == b.len() && a.iter().zip(&**b).all(same_rule)
         };
         Arc::ptr_eq(&self.pieces, &other.pieces)

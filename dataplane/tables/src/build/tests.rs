@@ -117,7 +117,6 @@ fn config() -> Config {
         .into(),
         neighbours: [neighbour(0, "10.0.0.254", 9), neighbour(1, "10.0.1.11", 11)].into(),
         local: [ip("10.0.0.1"), ip("10.0.1.1")].into(),
-        ..Config::default()
     }
 }
 
