@@ -83,7 +83,8 @@ pub fn port(name: &str, interface: &str, tier: &str) -> String {
     )
 }
 
-fn services() -> String {
+/// The services of both families.
+pub fn services() -> String {
     let mut text = String::new();
     for row in &ROWS {
         text += &service(

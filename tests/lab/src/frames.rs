@@ -351,10 +351,11 @@ pub fn random(count: usize) -> Vec<Vec<u8>> {
 }
 
 /// A packet socket on one interface.
-struct Raw(OwnedFd);
+pub(crate) struct Raw(OwnedFd);
 
 impl Raw {
-    fn open(interface: &str) -> Result<Self> {
+    /// Opens one in the present namespace.
+    pub fn open(interface: &str) -> Result<Self> {
         let address = nix::ifaddrs::getifaddrs()?
             .find_map(|entry| {
                 entry.address.filter(|address| {
@@ -372,7 +373,8 @@ impl Raw {
         Ok(Self(socket))
     }
 
-    fn send(&self, frame: &[u8]) -> Result<()> {
+    /// Sends a frame as it is.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
         let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty())?;
         if sent != frame.len() {
             bail!("{sent} of {} bytes sent", frame.len());

@@ -13,6 +13,7 @@ pub mod baseline;
 pub mod command;
 pub mod documents;
 pub mod findings;
+pub mod flood;
 pub mod frames;
 pub mod lab;
 pub mod load;

@@ -84,10 +84,16 @@ impl Product {
 
     /// Starts `marchdp` in the proxy namespace on the state that is there. Does not wait for a connection.
     pub fn start_node(&mut self) -> Result<()> {
+        self.start_node_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_node_with(&mut self, arguments: &[&str]) -> Result<()> {
         let mut command = topology::inside("proxy", binary("marchdp")?);
         command
             .args(["--node", documents::NODE, "--socket", SOCKET, "--state-dir"])
-            .arg(self.state.join("node"));
+            .arg(self.state.join("node"))
+            .args(arguments);
         self.node = Some(Process::start("marchdp", command)?);
         Ok(())
     }

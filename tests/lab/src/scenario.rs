@@ -6,6 +6,7 @@ mod backends;
 mod control;
 mod counting;
 mod faults;
+mod flood;
 mod host;
 mod policy;
 mod rules;
@@ -141,6 +142,12 @@ pub const ALL: &[Scenario] = &[
         about: "a blocked source is dropped before all else, a limited rule lets through what its limit says",
         tiers: FAST,
         start: Carrying(Off, rules::guarded),
+    },
+    Scenario {
+        name: "syn_flood",
+        about: "SYNs from invented addresses beside one real client: connections go on, tables stay in bounds, then all is as before",
+        tiers: FAST,
+        start: Carrying(Off, flood::syn_flood),
     },
     Scenario {
         name: "explained_then_sent",

@@ -63,9 +63,9 @@ macro_rules! scenarios {
 
 scenarios! {
     Kernel kernel: http udp stream iperf ping;
-    AfXdp af_xdp: http udp stream iperf ping backend_killed backend_drained backend_offline denied explain transit rule_added rule_actions mappings guarded
+    AfXdp af_xdp: http udp stream iperf ping backend_killed backend_drained backend_offline denied explain transit rule_added rule_actions mappings guarded syn_flood
         explained_then_sent large_set conservation offloads daemon_killed node_alone config_changes bad_input missing_nic no_hugepages given_back default_route;
-    Dpdk dpdk: http udp stream iperf ping backend_killed backend_drained backend_offline denied explain transit rule_added rule_actions mappings guarded
+    Dpdk dpdk: http udp stream iperf ping backend_killed backend_drained backend_offline denied explain transit rule_added rule_actions mappings guarded syn_flood
         explained_then_sent conservation offloads daemon_killed node_alone given_back;
     Socket socket: http udp stream iperf ping backend_killed backend_drained daemon_killed node_alone same_again full_disk
         truncated_last_good no_bpf given_back;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use march_lab::sandbox::{self, Afterwards};
 use march_lab::tier::Tier;
-use march_lab::{frames, load, scenario, servers};
+use march_lab::{flood, frames, load, scenario, servers};
 
 /// End-to-end scenarios in network namespaces
 #[derive(Parser)]
@@ -59,6 +59,16 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         times: u32,
     },
+    /// Send SYNs from invented addresses (runs until it is ended)
+    Flood {
+        /// Where to
+        interface: String,
+        /// Whom to
+        target: std::net::Ipv4Addr,
+        /// SYNs per second
+        #[arg(long, default_value_t = 1000)]
+        per_second: u32,
+    },
     /// Send the frames of a file, a line of hexadecimal digits each, from a packet socket
     Replay {
         /// Where to
@@ -104,6 +114,11 @@ fn main() -> ExitCode {
         Action::Serve { name } => servers::serve(&name),
         Action::Load(plan) => load::run(&plan),
         Action::Frames { interface, times } => frames::send_all(&interface, times),
+        Action::Flood {
+            interface,
+            target,
+            per_second,
+        } => flood::run(&interface, target, per_second),
         Action::Replay {
             interface,
             file,
