@@ -1,5 +1,7 @@
 use super::*;
 
+use std::fmt::Write;
+
 use march_model::{Batch, Others, Source, Timestamp};
 
 /// Every fourth address from `first` on.
@@ -17,9 +19,11 @@ fn state(sets: &[(&str, &[Prefix])], daemon: &mut march_content::Memory) -> Stat
     for (name, prefixes) in sets {
         let built = march_content::build(prefixes.to_vec());
         let march_content::Content { root, prefixes } = built.content;
-        text += &format!(
-            "apiVersion: marchproxy/v1\nkind: AddressSet\nmetadata: {{ name: {name} }}\nspec: {{ content: {{ hash: {root}, prefixes: {prefixes} }} }}\n---\n"
-        );
+        writeln!(
+            text,
+            "apiVersion: marchproxy/v1\nkind: AddressSet\nmetadata: {{ name: {name} }}\nspec: {{ content: {{ hash: {root}, prefixes: {prefixes} }} }}\n---"
+        )
+        .expect("writing to a String cannot fail");
         daemon.extend(built.chunks);
     }
     text += "apiVersion: marchproxy/v1\nkind: AddressSet\nmetadata: { name: short }\nspec: { prefixes: [192.0.2.0/24] }\n";
