@@ -28,7 +28,7 @@ pub(crate) fn refuse_martian<A: Address>(context: &Context<'_>, src: A) -> Step<
 }
 
 /// Ends that no packet in transit can have.
-fn refuse_unroutable<F: IpVersion>(transit: &Transit<'_, F>) -> Step<()> {
+pub(crate) fn refuse_unroutable<F: IpVersion>(transit: &Transit<'_, F>) -> Step<()> {
     if !transit.dst.is_possible_destination() || transit.dst.is_link_local() {
         return Err(Verdict::Drop(DropReason::MartianDestination));
     }
@@ -41,13 +41,13 @@ fn refuse_unroutable<F: IpVersion>(transit: &Transit<'_, F>) -> Step<()> {
 /// What is to become of a first packet, but for the flow itself.
 pub(crate) struct Prospect<F: IpVersion> {
     /// Under which key answers would come.
-    reverse: Key<F::Pair>,
+    pub reverse: Key<F::Pair>,
     service: ServiceId,
     backend: BackendId,
     /// Where it goes, if no backend says.
     hop: AdjacencyId,
     source: Source,
-    state: FlowState,
+    pub state: FlowState,
     treatment: TreatmentId,
     opening: Opening,
 }
@@ -68,7 +68,7 @@ pub(crate) enum Refusal {
 
 /// When a first packet is decided about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub(crate) enum Turn {
     /// Before those ahead of it are carried out.
     Ahead,
     /// When all of those are.
@@ -94,7 +94,7 @@ type Outcome<F> = Result<Prospect<F>, Refusal>;
 pub(crate) struct Ahead<F: IpVersion> {
     /// The rule that decided; counted when the packet has its turn, and not if it then has a flow.
     rule: Option<RuleId>,
-    outcome: Outcome<F>,
+    pub outcome: Outcome<F>,
 }
 
 /// Where a packet goes: where it is addressed to, or where a rule says instead.
@@ -117,7 +117,10 @@ impl<F: IpVersion> Side<F> {
         transit: &Transit<'_, F>,
         ahead: Option<Ahead<F>>,
     ) -> Step<Verdict> {
-        refuse_martian(context, transit.src)?;
+        // What was decided ahead was looked at then.
+        if ahead.is_none() {
+            refuse_martian(context, transit.src)?;
+        }
         match transit.kind {
             AddressKind::Kernel => Ok(Verdict::Punt),
             AddressKind::KernelNat if !Self::is_translated(context, transit) => Ok(Verdict::Punt),
@@ -131,7 +134,10 @@ impl<F: IpVersion> Side<F> {
             AddressKind::Vip | AddressKind::NotLocal => {
                 let Ahead { rule, outcome } = match ahead {
                     Some(ahead) => ahead,
-                    None => Self::foresee(shared, context, transit, Turn::Now)?,
+                    None => {
+                        let judged = Self::judge(context, transit)?;
+                        Self::foresee(shared, context, transit, judged, Turn::Now)
+                    }
                 };
                 judge::count(&shared.counters, rule);
                 match outcome {
@@ -179,15 +185,15 @@ impl<F: IpVersion> Side<F> {
     }
 
     /// What is to become of a first packet, before it is carried out.
-    fn foresee(
+    pub fn foresee(
         shared: &mut Shared,
         context: &Context<'_>,
         transit: &Transit<'_, F>,
+        (judgement, rule): (Judgement, Option<RuleId>),
         turn: Turn,
-    ) -> Step<Ahead<F>> {
-        let (judgement, rule) = Self::judge(context, transit)?;
+    ) -> Ahead<F> {
         let outcome = Self::prospect(shared, context, transit, judgement, turn);
-        Ok(Ahead { rule, outcome })
+        Ahead { rule, outcome }
     }
 
     /// True where the destination port is one that a NAT pool with this address hands out.
@@ -202,58 +208,6 @@ impl<F: IpVersion> Side<F> {
                 && port <= pool.last_port
                 && pool.addresses.contains(&transit.dst)
         })
-    }
-
-    /// Decides about first packets before any of them is carried out, so that the cache misses of their
-    /// flows overlap. `mask` has a bit for each recognised frame that has no flow to go on with.
-    pub fn look_ahead<B: Buffer>(
-        &mut self,
-        shared: &mut Shared,
-        context: &Context<'_>,
-        mut mask: u64,
-        frames: &[B],
-    ) {
-        let mut found = 0;
-        while mask != 0 {
-            let index = mask.trailing_zeros() as usize;
-            mask &= mask - 1;
-            let Some(frame) = frames.get(index) else {
-                continue;
-            };
-            let Some(packet) = F::recognised(frame.bytes()) else {
-                continue;
-            };
-            let Some((src, dst)) = packet.addresses::<F::Address, _>(frame.bytes()) else {
-                continue;
-            };
-            let kind = context.generation.local.kind(dst);
-            let transit = Transit::<F> {
-                packet: &packet,
-                src,
-                dst,
-                kind,
-            };
-            if !matches!(kind, AddressKind::Vip | AddressKind::NotLocal)
-                || refuse_martian(context, src).is_err()
-                || self.flows.find(&transit.key()).is_some()
-            {
-                continue;
-            }
-            let Ok(ahead) = Self::foresee(shared, context, &transit, Turn::Ahead) else {
-                continue;
-            };
-            if matches!(ahead.outcome, Err(Refusal::Later)) {
-                continue;
-            }
-            if let Ok(prospect) = &ahead.outcome {
-                self.flows.prefetch(&prospect.reverse);
-                self.flows.prefetch_free(found, prospect.state);
-                found += 1;
-            }
-            if let Some(place) = self.ahead.get_mut(index) {
-                *place = Some(ahead);
-            }
-        }
     }
 
     /// Service or destination, next hop, and the key under which answers would come if no flow has it.

@@ -4,6 +4,7 @@ use march_flow::{Flow, FlowHandle, FlowState, Flows, InsertError};
 use march_tables::{Generation, MAX_EPOCH_AGE, ServiceId, Timeouts};
 
 use crate::BURST;
+use crate::ahead::Asked;
 use crate::burst::Stage;
 use crate::context::Now;
 use crate::counters::Counters;
@@ -18,6 +19,8 @@ pub(crate) struct Side<F: IpVersion> {
     pub stage: Stage<F::Pair>,
     /// By frame of the burst: decided, not yet carried out.
     pub ahead: Box<[Option<Ahead<F>>; BURST]>,
+    /// Room for what rules are asked about.
+    pub asked: Asked<F>,
 }
 
 impl<F: IpVersion> Side<F> {
@@ -27,6 +30,7 @@ impl<F: IpVersion> Side<F> {
             is_flooded: false,
             stage: Stage::new(),
             ahead: Box::new([const { None }; BURST]),
+            asked: Asked::new(),
         })
     }
 

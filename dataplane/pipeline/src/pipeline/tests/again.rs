@@ -27,7 +27,7 @@ fn a_flow_is_judged_as_its_opening_packet_whoever_speaks_next() {
     };
     let other = rule_for_port("other", Action::Drop, 9);
     for ends in ENDS {
-        let mut world = with_rules(&[allow.clone()]);
+        let mut world = with_rules(core::slice::from_ref(&allow));
         let out = transit(ends).vlan(100).tos(10 << 2);
         world.forwarded(0, &out.clone().tcp(4_000, 80, SYN), 1);
         world.dropped(
@@ -58,7 +58,7 @@ fn an_echo_is_judged_as_the_request_that_it_was() {
             },
             ..rule("ping", Action::Allow)
         };
-        let mut world = with_rules(&[allow.clone()]);
+        let mut world = with_rules(core::slice::from_ref(&allow));
         let packet = transit(ends).icmp(kind, 0, 0x0007_0001);
         world.forwarded(0, &packet, 1);
         let other = rule_for_port("other", Action::Drop, 9);
