@@ -48,9 +48,7 @@ async fn ask(
     let reply =
         reply.map_err(|_| Status::unavailable(format!("node {node} went away or is too busy")))?;
     match reply.reply {
-        Some(Reply::Error(error)) => {
-            Err(Status::invalid_argument(format!("node {node}: {error}")))
-        }
+        Some(Reply::Error(error)) => Err(Status::invalid_argument(format!("node {node}: {error}"))),
         Some(reply) => Ok(reply),
         None => Err(empty(node)),
     }
