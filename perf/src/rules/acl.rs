@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use march_dpdk::Eal;
 
+use super::attempt::BuildFailure;
 use super::filter::{Filter, Packet};
 use super::sys;
 
@@ -93,15 +94,6 @@ fn key(packet: &Packet) -> Key {
     Key(bytes)
 }
 
-/// Why there is no classifier.
-#[derive(Debug)]
-pub struct BuildFailure {
-    /// Positive error number; `None` if it was stopped before it said one.
-    pub code: Option<i32>,
-    /// Seconds until it gave up.
-    pub seconds: f64,
-}
-
 /// A compiled set.
 pub struct Acl {
     context: NonNull<sys::rte_acl_ctx>,
@@ -128,10 +120,8 @@ impl Acl {
         let code = unsafe { sys::rte_acl_build(acl.context.as_ptr(), &raw const *config) };
         let seconds = start.elapsed().as_secs_f64();
         if code != 0 {
-            return Ok(Err(BuildFailure {
-                code: Some(-code),
-                seconds,
-            }));
+            let why = std::io::Error::from_raw_os_error(-code).to_string();
+            return Ok(Err(BuildFailure { why, seconds }));
         }
         acl.build_seconds = seconds;
         acl.bytes = heap_bytes().saturating_sub(before);

@@ -21,9 +21,9 @@ use anyhow::Context as _;
 use march_dpdk::{Eal, EalConfig, Memory};
 use march_tables::Config;
 use march_wire::tuple::{Address, Family};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use acl::{Acl, BuildFailure, Keys};
+use acl::{Acl, Keys};
+use attempt::{BuildFailure, Subject};
 use case::{Case, TRACE};
 use filter::Filter;
 use ours::{BURST, Tables};
@@ -58,8 +58,8 @@ pub struct Options {
     /// Changes of one rule, per set.
     #[arg(long, default_value_t = 300)]
     changes: usize,
-    /// Seconds that `rte_acl` has to build an adversarial set of 50 000 rules or more.
-    #[arg(long, default_value_t = 90)]
+    /// Seconds that either side has to build an adversarial set of 50 000 rules or more.
+    #[arg(long, default_value_t = 60)]
     patience_s: u64,
     /// Core to run on.
     #[arg(long, default_value_t = 1)]
@@ -67,6 +67,9 @@ pub struct Options {
     /// Which side to run.
     #[arg(long, value_enum, default_value_t = Side::Both)]
     side: Side,
+    /// Only say whether the sets can be built.
+    #[arg(long, value_enum, hide = true)]
+    attempt: Option<Subject>,
 }
 
 /// A side of the comparison.
@@ -76,28 +79,26 @@ enum Side {
     Both,
     /// The product alone, without DPDK.
     Product,
-    /// Whether `rte_acl` builds the sets, and nothing else.
-    Yardstick,
 }
 
 /// Runs it; the last line on stdout is the summary.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::clock::settle(options.core);
-    let eal = match options.side {
-        Side::Both | Side::Yardstick => Some(start_dpdk()?),
-        Side::Product => None,
-    };
+    attempt::bound_memory()?;
     let sets = || {
         let sizes = options.sizes.iter();
         sizes.flat_map(|rules| options.sets.iter().map(|profile| (*profile, *rules)))
     };
-    bound_memory()?;
-    if let (Some(eal), Side::Yardstick) = (&eal, options.side) {
+    if let Some(subject) = options.attempt {
         return sets().try_for_each(|(profile, rules)| {
-            let case = Case::new(profile, Family::V4, rules, options.order);
-            attempt::say(eal, &case)
+            let case = Case::new(profile, subject.family(), rules, options.order);
+            attempt::say(subject, &case)
         });
     }
+    let eal = match options.side {
+        Side::Both => Some(start_dpdk()?),
+        Side::Product => None,
+    };
     let timer = Timer {
         rate: tsc_per_ns(),
         turn_ms: options.turn_ms,
@@ -112,8 +113,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let (mut lines, mut refused) = (Vec::new(), Vec::new());
     for (profile, rules) in sets() {
         let case = Case::new(profile, Family::V4, rules, options.order);
-        let Some(tables) = compile(&case) else {
-            refused.push(rules);
+        let Some(tables) = compile(&case, profile, Subject::Ours4, options)? else {
+            if !attempt::is_doubtful(profile, rules) {
+                refused.push(rules);
+            }
             continue;
         };
         let yardstick = match &eal {
@@ -127,24 +130,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     println!("# IPv6, ours alone");
     for (profile, rules) in sets() {
         let case = Case::new(profile, Family::V6, rules, options.order);
-        let Some(tables) = compile(&case) else {
-            continue;
-        };
-        measure::<Ipv6Addr>(&case, tables, None, timer, options.changes)?.print();
+        if let Some(tables) = compile(&case, profile, Subject::Ours6, options)? {
+            measure::<Ipv6Addr>(&case, tables, None, timer, options.changes)?.print();
+        }
     }
     println!("{}", report::summary(&lines, &refused));
     Ok(())
-}
-
-/// A build that takes more than this much memory ends this program and nothing else.
-fn bound_memory() -> anyhow::Result<()> {
-    const BYTES: u64 = 12 << 30;
-    let given = getrlimit(Resource::Data).maximum;
-    let limit = Rlimit {
-        current: Some(given.map_or(BYTES, |given| given.min(BYTES))),
-        maximum: given,
-    };
-    setrlimit(Resource::Data, limit).context("a bound on memory")
 }
 
 fn start_dpdk() -> anyhow::Result<Eal> {
@@ -159,12 +150,26 @@ fn start_dpdk() -> anyhow::Result<Eal> {
     .context("rte_acl needs the EAL")
 }
 
-/// Ours over a set; says so if it is refused.
-fn compile(case: &Case) -> Option<Tables> {
+/// Ours over a set; says so if it is refused or cannot be built.
+fn compile(
+    case: &Case,
+    profile: Profile,
+    subject: Subject,
+    options: &Options,
+) -> anyhow::Result<Option<Tables>> {
+    if let Some(failure) = attempt_first(subject, case, profile, options)? {
+        let BuildFailure { why, seconds } = failure;
+        println!(
+            "{:<10} ours: not built, {why} after {seconds:.1} s",
+            case.name
+        );
+        return Ok(None);
+    }
     let list = ours::rules(&case.filters, case.family);
-    Tables::new(Config::default(), &list)
+    let built = Tables::new(Config::default(), &list);
+    Ok(built
         .inspect_err(|refused| println!("{:<10} ours: refused, {refused}", case.name))
-        .ok()
+        .ok())
 }
 
 /// `rte_acl` over a set, or why not.
@@ -174,14 +179,26 @@ fn build_acl(
     profile: Profile,
     options: &Options,
 ) -> anyhow::Result<Result<Acl, BuildFailure>> {
-    let rules = case.filters.len();
-    if attempt::is_doubtful(profile, rules) {
-        let patience = Duration::from_secs(options.patience_s);
-        if let Some(failure) = attempt::attempt(profile, rules, options.order, patience)? {
-            return Ok(Err(failure));
-        }
+    match attempt_first(Subject::RteAcl, case, profile, options)? {
+        Some(failure) => Ok(Err(failure)),
+        None => Acl::build(eal, &case.filters),
     }
-    Acl::build(eal, &case.filters)
+}
+
+fn attempt_first(
+    subject: Subject,
+    case: &Case,
+    profile: Profile,
+    options: &Options,
+) -> anyhow::Result<Option<BuildFailure>> {
+    let patience = Duration::from_secs(options.patience_s);
+    attempt::attempt(
+        subject,
+        profile,
+        case.filters.len(),
+        options.order,
+        patience,
+    )
 }
 
 /// Everything about one set.
@@ -229,6 +246,8 @@ fn slowest<A: Address>(case: &Case, tables: &Tables, timer: Timer, figures: &mut
     figures.worst_single = times.single_ns / figures.single_ns;
     figures.worst_burst = times.burst_ns / figures.burst_ns;
     figures.worst_packet = found.packet_ratio;
+    let path = tables.rules().worst_path();
+    figures.worst_path = (path.steps, path.boxes);
 }
 
 /// Changes of single rules, and whether what they leave decides as it should.

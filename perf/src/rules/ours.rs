@@ -180,7 +180,7 @@ pub fn burst<A: Address>(
     subjects: &[Subject<A>],
     results: &mut [Option<RuleMatch>],
 ) {
-    single(rules, subjects, results);
+    rules.classify_burst(subjects, results);
 }
 
 /// What a way to look up says about all of a trace: rule numbers plus one, 0 for none.

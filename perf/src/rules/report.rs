@@ -1,6 +1,6 @@
 //! What is printed: a line for each set, and the summary.
 
-use super::acl::BuildFailure;
+use super::attempt::BuildFailure;
 
 /// What was measured of the product on one set.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub struct Figures {
     pub alone_ms: [f64; 2],
     /// Milliseconds of putting the rule into the list before that, median.
     pub list_ms: f64,
+    /// Tables read and boxes compared for one packet at most, as the classifier itself says.
+    pub worst_path: (usize, usize),
     /// Time of a stream of the slowest packets over the trace's, one lookup at a time.
     pub worst_single: f64,
     /// The same in bursts.
@@ -96,29 +98,24 @@ impl Line {
                     acl.speed[0], acl.speed[1], acl.speed[2]
                 );
             }
-            Some(Err(failure)) => match failure.code {
-                Some(code) => println!(
-                    "{indent:<10} rte_acl: does not build, {} after {:.1} s",
-                    std::io::Error::from_raw_os_error(code),
-                    failure.seconds
-                ),
-                None => println!(
-                    "{indent:<10} rte_acl: not built after {:.0} s, stopped",
-                    failure.seconds
-                ),
-            },
+            Some(Err(failure)) => println!(
+                "{indent:<10} rte_acl: not built, {} after {:.1} s",
+                failure.why, failure.seconds
+            ),
             None => {}
         }
         let [median, worst] = self.figures.change_ms;
         let [alone, alone_worst] = self.figures.alone_ms;
         println!(
-            "{indent:<10} one rule changed: {median:.3} ms, worst of {} {worst:.3} ms, {} refused (rules alone {alone:.3}, {alone_worst:.3}; new list {:.3}); slowest packets: stream {:.2} x, in bursts {:.2} x, one {:.2} x the median",
+            "{indent:<10} one rule changed: {median:.3} ms, worst of {} {worst:.3} ms, {} refused (rules alone {alone:.3}, {alone_worst:.3}; new list {:.3}); slowest packets: stream {:.2} x, in bursts {:.2} x, one {:.2} x the median, at most {} tables and {} boxes",
             self.figures.changes,
             self.figures.refused,
             self.figures.list_ms,
             self.figures.worst_single,
             self.figures.worst_burst,
-            self.figures.worst_packet
+            self.figures.worst_packet,
+            self.figures.worst_path.0,
+            self.figures.worst_path.1
         );
     }
 

@@ -59,6 +59,16 @@ pub enum Order {
     Random,
 }
 
+impl Order {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Narrow => "narrow",
+            Self::Random => "random",
+        }
+    }
+}
+
 /// How often what occurs, in thousandths.
 struct Mix {
     /// By length class, see [`LENGTHS4`].

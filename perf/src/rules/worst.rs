@@ -10,7 +10,7 @@ use super::filter::{Filter, Packet};
 use crate::clock::{Random, percentile, to_f64, tsc};
 
 /// Packets that are kept from one round of the search to the next, and make up the stream.
-const KEPT: usize = 1024;
+const KEPT: usize = 8192;
 /// Rounds of the search.
 const ROUNDS: usize = 24;
 /// Lookups of one packet in a row, and how often that is timed; the shortest counts.
