@@ -32,7 +32,7 @@ pub enum Feature {
 }
 
 /// Not yet in the pipeline.
-pub const PENDING: &[Feature] = &[Feature::Headless];
+pub const PENDING: &[Feature] = &[];
 
 /// Whether generators may use it.
 #[must_use]

@@ -121,7 +121,10 @@ fn has_upper<A: Address>(rule: &Rule, subject: &Subject<A>) -> bool {
         && in_ports(&rule.ports, tuple.dst_port)
         && (icmp.is_empty() || tuple.protocol == messages && subject.icmp.is_some_and(is_message))
         && rule.criteria.tcp_flags.is_none_or(|flags| {
-            tuple.protocol == ip::TCP && subject.tcp_flags & flags.mask == flags.value
+            // A later fragment has no header to read them from.
+            tuple.protocol == ip::TCP
+                && subject.fragment != Fragment::Later
+                && subject.tcp_flags & flags.mask == flags.value
         })
 }
 

@@ -76,7 +76,11 @@ fn matches(rule: &Rule, sets: &[Vec<IpPrefix>], packet: &Packet) -> bool {
                     None => false,
                 }))
         && match criteria.tcp_flags {
-            Some(flags) => packet.protocol == 6 && packet.flags & flags.mask == flags.value,
+            Some(flags) => {
+                packet.protocol == 6
+                    && packet.fragment != Fragment::Later
+                    && packet.flags & flags.mask == flags.value
+            }
             None => true,
         }
         && (criteria.dscp == 0 || criteria.dscp & (1 << packet.dscp) != 0)
