@@ -207,7 +207,7 @@ impl Action {
 pub enum Redirect {
     /// To a service, as if it had been sent to that service's address: the service's protocol must be the packet's
     /// (otherwise `unsupported_protocol`), and a service with several ports keeps the packet's port if it is one of them,
-    /// else takes its first.
+    /// else takes its first. It is balanced by the hash of the packet as it came.
     Service(ServiceId),
     /// To an address, and to a port if that is not 0: the destination is rewritten, the source kept, replies restored.
     Address {
@@ -227,7 +227,8 @@ pub struct Treatment {
     pub mark: Option<u8>,
     /// Copies of the flow's packets, both directions, as they came in.
     pub mirror: Option<Mirror>,
-    /// A limit on the flow's packets, both directions; beyond it they are dropped as `rate_limited`.
+    /// A limit on the flow's packets that would leave, both directions; beyond it they are dropped as `rate_limited`, and what is
+    /// dropped is not copied.
     pub limit: Option<LimitId>,
     /// Whether the source of transit is translated to an address of the egress port.
     pub source_nat: SourceNat,
@@ -255,7 +256,8 @@ pub enum SourceNat {
 pub struct Mirror {
     /// Egress port of the copies.
     pub port: PortId,
-    /// Copies per second and lcore at most; the rest is counted as lost.
+    /// Copies per second and lcore at most, with as many at once; the rest is counted as lost. Rules with equal treatments share
+    /// one bound.
     pub per_second: u32,
 }
 
