@@ -328,6 +328,7 @@ fn field_error(error: &BuildError) -> FieldError {
         BuildError::ServiceKey { service, .. } => (format!("Service/{service}"), "spec.port"),
         BuildError::UnknownPool { service, .. } => (format!("Service/{service}"), "spec.pool"),
         BuildError::RulePorts { rule, .. } => (rule_document(rule), "spec.match.ports"),
+        BuildError::RulesMeet { rule, .. } => (rule_document(rule), "spec.match"),
         BuildError::GuardSet { port, .. } => (format!("Port/{port}"), "spec.guard"),
         BuildError::GuardLimit { port, .. } => (format!("Port/{port}"), "spec.guard.perSource"),
         BuildError::NatPorts { port, .. } => (format!("Port/{port}"), "spec.nat.ports"),
