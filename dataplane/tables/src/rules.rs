@@ -13,6 +13,7 @@ mod cut;
 mod forest;
 mod order;
 mod page;
+mod shadow;
 mod shape;
 mod space;
 mod tree;

@@ -152,9 +152,28 @@ fn side<const W: usize>(prefixes: &[IpPrefix], sets: &[SetId]) -> Choices<u128> 
         is_new
     });
     Choices {
-        intervals,
+        intervals: halves_joined(intervals),
         is_wider: false,
     }
+}
+
+/// Prefixes in order, with two halves of one as that one.
+fn halves_joined(intervals: Vec<Interval<u128>>) -> Vec<Interval<u128>> {
+    let mut joined: Vec<Interval<u128>> = Vec::with_capacity(intervals.len());
+    for mut interval in intervals {
+        while let Some(before) = joined.last() {
+            let span = before.highest - before.lowest;
+            let is_same = interval.highest - interval.lowest == span;
+            let is_next = before.highest.checked_add(1) == Some(interval.lowest);
+            if !is_same || !is_next || before.lowest & (span + 1) != 0 {
+                break;
+            }
+            interval.lowest = before.lowest;
+            joined.pop();
+        }
+        joined.push(interval);
+    }
+    joined
 }
 
 /// One prefix instead of several.

@@ -52,7 +52,7 @@ impl Line {
 
     /// Whether no lane of `other` is above this one's.
     #[inline(always)]
-    fn is_not_below(&self, other: &Self) -> bool {
+    pub fn is_not_below(&self, other: &Self) -> bool {
         let mut above = 0;
         for lane in 0..16 {
             above |= other.0[lane].saturating_sub(self.0[lane]);

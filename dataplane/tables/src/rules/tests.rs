@@ -664,6 +664,67 @@ fn plain_packet() -> Packet {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn what_is_shadowed_never_decides(
+        list in prop::collection::vec(rule(), 2..60),
+        sets in sets(),
+        packets in prop::collection::vec(packet(), 200),
+    ) {
+        let list = RuleList::from(list);
+        let rules = build(&list, &compiled(&sets));
+        let shadowed = rules.shadowed();
+        let packets = packets.into_iter().chain(corners(&list));
+        for packet in packets {
+            if packet.source.is_ipv4() != packet.destination.is_ipv4() {
+                continue;
+            }
+            for (hidden, by) in &shadowed {
+                let [hidden, by] = [hidden, by].map(|id| &list[*id as usize]);
+                prop_assert!((by.priority, &by.name) <= (hidden.priority, &hidden.name));
+                let is_wrong = matches(hidden, &sets, &packet) && !matches(by, &sets, &packet);
+                prop_assert!(!is_wrong, "{hidden:?} by {by:?}: {packet:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_simple_rules_every_shadowed_one_is_found(seed in any::<u64>()) {
+        let mut random = Random(seed);
+        let list: RuleList = (0..120).map(|number| Rule {
+            sources: match random.below(3) {
+                0 => Vec::new(),
+                length => vec![within(v4(0x0a00_0000), u8::try_from(8 * length).expect("a length"))],
+            },
+            destinations: vec![within(v4(random.below(4) << 20), u8::try_from(random.below(14)).expect("a length"))],
+            ..random.rule(1, number)
+        }).collect();
+        let rules = build(&list, &Arc::from([]));
+        let order = |rule: &Rule| (rule.priority, rule.name.clone());
+        let is_in = |ranges: &[PortRange], others: &[PortRange]| match (ranges.first(), others.first()) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(range), Some(other)) => other.first <= range.first && range.last <= other.last,
+        };
+        let covers = |by: &Rule, rule: &Rule| {
+            (by.sources.is_empty() || !rule.sources.is_empty() && by.sources[0].covers(rule.sources[0]))
+                && by.destinations[0].covers(rule.destinations[0])
+                && is_in(&rule.ports, &by.ports)
+                && is_in(&rule.source_ports, &by.source_ports)
+                && by.protocol == rule.protocol
+        };
+        let expected: Vec<RuleId> = (0..)
+            .zip(list.iter())
+            .filter(|(_, rule)| list.iter().any(|by| order(by) < order(rule) && covers(by, rule)))
+            .map(|(id, _)| id)
+            .collect();
+        let found: Vec<RuleId> = rules.shadowed().into_iter().map(|(hidden, _)| hidden).collect();
+        prop_assert_eq!(found, expected);
+    }
+}
+
 #[test]
 fn no_rules_no_match_and_no_transit() {
     let rules = Rules::new(&RuleList::default(), &Arc::from([])).expect("nothing to refuse");
