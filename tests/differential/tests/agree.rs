@@ -59,7 +59,7 @@ fn packets_that_nobody_has_seen() {
 
 #[test]
 fn what_is_explained_is_what_happens() {
-    let mut dice = Dice::new(0x6578_706c_6169_6e);
+    let mut dice = Dice::new(0x0065_7870_6c61_696e);
     for _ in 0..40 {
         let world = World::new(&mut dice);
         let generation =
