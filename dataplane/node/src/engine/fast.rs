@@ -257,7 +257,7 @@ impl Prepared {
         traffic: Arc<Counters>,
     ) -> Result<FastEngine, EngineError> {
         let settings = settings(options, &self.ports)?;
-        let clock = settings.clock.clone();
+        let clock = settings.clock;
         let (lcore, probes) = match self.group {
             Group::AfXdp(group) => start(settings, group, reader, traffic)?,
             Group::Dpdk(group) => start(settings, group, reader, traffic)?,
