@@ -5,7 +5,7 @@ use march_differential::episode;
 use march_differential::mutant::Mutation;
 
 /// Packets within which each must be found.
-const PACKETS: u64 = 50_000;
+const PACKETS: u64 = 200_000;
 
 /// Packets until the difference shows; `None` beyond [`PACKETS`].
 fn found_after(mutation: Mutation) -> Option<u64> {
