@@ -121,12 +121,16 @@ impl<F: IpVersion> Side<F> {
         if settled + embryonic == 0 || self.flows.is_empty() {
             return;
         }
-        let is_flooded = self.is_flooded;
+        let handshake_ms = if self.is_flooded {
+            FLOOD_SYN_MS
+        } else {
+            u32::MAX
+        };
         let is_over = |flow: &mut Flow<F::Pair>| {
             if generation.age_of(flow.epoch) > MAX_EPOCH_AGE {
                 flow.epoch = 0;
             }
-            flow.idle_ms(now.ms) >= timeout_ms(flow, generation, is_flooded)
+            flow.idle_ms(now.ms) >= timeout_ms(flow, generation, handshake_ms)
         };
         let on_removed = |flow: &Flow<F::Pair>| {
             counters.flows.expired.add(1);
@@ -157,8 +161,8 @@ impl<F: IpVersion> Side<F> {
 /// again for the answer.
 const FLOOD_SYN_MS: u32 = 3_000;
 
-/// How long this flow may be silent.
-fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation, is_flooded: bool) -> u32 {
+/// How long this flow may be silent; a handshake no longer than `handshake_ms`.
+fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation, handshake_ms: u32) -> u32 {
     let service = usize::from(flow.service);
     let timeouts = if service < generation.services.len() {
         generation.services.get(flow.service).timeouts
@@ -167,10 +171,7 @@ fn timeout_ms<A>(flow: &Flow<A>, generation: &Generation, is_flooded: bool) -> u
     };
     match flow.state {
         FlowState::Free | FlowState::Closed => 0,
-        FlowState::SynSent | FlowState::SynReceived if is_flooded => {
-            timeouts.syn_ms.min(FLOOD_SYN_MS)
-        }
-        FlowState::SynSent | FlowState::SynReceived => timeouts.syn_ms,
+        FlowState::SynSent | FlowState::SynReceived => timeouts.syn_ms.min(handshake_ms),
         FlowState::Established => timeouts.established_ms,
         FlowState::ClosingForward
         | FlowState::ClosingReverse

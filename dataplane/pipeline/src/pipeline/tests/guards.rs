@@ -340,6 +340,43 @@ fn a_flow_moves_to_the_large_table_once_it_is_established() {
 }
 
 #[test]
+fn handshakes_have_less_time_while_there_is_a_flood_of_them() {
+    let mut world = World::new();
+    let flows = |world: &World, of: fn(&crate::FlowCounters) -> &[crate::Counter; 2]| {
+        of(&world.pipeline.counters().flows)[0].get()
+    };
+    let pass = |world: &mut World, ms: u32| {
+        for _ in 0..ms / 10 {
+            world.now.ms += 10;
+            world.pipeline.expire(&world.generation, world.now);
+        }
+    };
+    for port in 0..2_047 {
+        world.forwarded(0, &from_client(ENDS[0]).tcp(1_024 + port, 81, SYN), 1);
+    }
+    pass(&mut world, 10);
+    assert_eq!(flows(&world, |flows| &flows.flood_mode), 0);
+    world.forwarded(0, &from_client(ENDS[0]).tcp(9_000, 81, SYN), 1);
+    pass(&mut world, 10);
+    assert_eq!(flows(&world, |flows| &flows.flood_mode), 1, "half of 4096");
+    pass(&mut world, 2_900);
+    assert_eq!(flows(&world, |flows| &flows.embryonic), 2_048);
+    pass(&mut world, 2_500);
+    let left = flows(&world, |flows| &flows.embryonic);
+    assert!(left <= 1_024, "{left}");
+    assert_eq!(
+        flows(&world, |flows| &flows.flood_mode),
+        0,
+        "less than a quarter"
+    );
+    // The rest has the service's own time.
+    pass(&mut world, 10_000);
+    assert!(flows(&world, |flows| &flows.embryonic) > 0);
+    pass(&mut world, 20_000);
+    assert_eq!(flows(&world, |flows| &flows.embryonic), 0);
+}
+
+#[test]
 fn strangers_share_of_the_kernel_is_bounded() {
     let mut world = guarded(&[], &[1], None);
     let to_box = |from| PacketBuilder::between(from, "198.51.100.1").macs(CLIENT_MAC, LAN_MAC);
