@@ -73,7 +73,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 &mut agent,
             )
         };
-        let (steady, mut churn) = (stretch(0)?, stretch(options.changes)?);
+        // Which comes first alternates: what warms up or wears on would count for one side.
+        let (steady, mut churn) = if round % 2 == 0 {
+            (stretch(0)?, stretch(options.changes)?)
+        } else {
+            let churn = stretch(options.changes)?;
+            (stretch(0)?, churn)
+        };
         kept.push(churn.rate / steady.rate);
         println!(
             "round {}: steady {:.2} Mpps (longest pass {:.0} us), with changes {:.2} Mpps (longest pass {:.0} us), kept {:.3}; {} generations, built in {:.2} ms each",
