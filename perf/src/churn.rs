@@ -57,6 +57,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mut buffers = Buffers::new()?;
     let mut product = Product::with_flows(options.flows, &mut buffers)?;
     let mut agent = Agent::new(product.generation().clone());
+    let judged = product.generation().policy_epoch;
     println!(
         "# {} flows, {} backend changes per second: added, weight, drained, back, removed",
         options.flows, options.changes
@@ -104,6 +105,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         product.lost == 0,
         "{} frames were not forwarded",
         product.lost
+    );
+    ensure!(
+        product.generation().policy_epoch == judged,
+        "changes of backends had the rules asked again"
     );
     println!("churn: kept={:.3}", percentile(&mut kept, 50));
     Ok(())
