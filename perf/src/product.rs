@@ -48,6 +48,17 @@ struct Outside {
     nat_port: u16,
 }
 
+impl Outside {
+    /// What a forwarded first packet says.
+    fn of(line: &traffic::Line) -> Self {
+        Self {
+            nat: u32::from_be_bytes([line[26], line[27], line[28], line[29]]),
+            backend: u32::from_be_bytes([line[30], line[31], line[32], line[33]]),
+            nat_port: u16::from_be_bytes([line[34], line[35]]),
+        }
+    }
+}
+
 /// A frame of the benchmark's buffers, of the size and shape of a port's frame.
 pub struct Frame {
     data: NonNull<u8>,
@@ -345,11 +356,7 @@ impl Product {
         self.forward(0, count as usize, WAN);
         for (index, id) in (first..first + count).enumerate() {
             let line = buffers.frame_mut(Buffers::line_of(index));
-            let outside = Outside {
-                nat: u32::from_be_bytes([line[26], line[27], line[28], line[29]]),
-                backend: u32::from_be_bytes([line[30], line[31], line[32], line[33]]),
-                nat_port: u16::from_be_bytes([line[34], line[35]]),
-            };
+            let outside = Outside::of(line);
             self.flows[id as usize] = outside;
             traffic::write(line, &reply(id, outside), SYN | ACK);
         }
@@ -456,6 +463,31 @@ impl Product {
             self.pipeline.expire(&self.generation, now);
         }
         now.ms
+    }
+
+    /// The backends' answers to the first packets in all buffers, and then the clients' next packets, written but not yet
+    /// processed: of a TCP flow the one that completes the handshake.
+    pub fn answer_new(&mut self, buffers: &mut Buffers, first: u32, now_ms: u32) {
+        for (index, id) in (first..).take(BUFFERS).enumerate() {
+            let line = buffers.frame_mut(Buffers::line_of(index));
+            let outside = Outside::of(line);
+            traffic::write(line, &reply(id, outside), SYN | ACK);
+        }
+        for at in (0..BUFFERS).step_by(BURST) {
+            self.burst(at, BURST, LAN, Now { ms: now_ms });
+        }
+        for (index, id) in (first..).take(BUFFERS).enumerate() {
+            let line = buffers.frame_mut(Buffers::line_of(index));
+            traffic::write(line, &request(id), ACK);
+        }
+    }
+
+    /// Processes the buffers from `start` on, `count` of them, as they were written by [`Product::answer_new`].
+    #[inline(never)]
+    pub fn complete(&mut self, start: usize, count: usize, now_ms: u32) {
+        for at in (start..start + count).step_by(BURST) {
+            self.burst(at, BURST, WAN, Now { ms: now_ms });
+        }
     }
 
     /// Live flows.

@@ -5,7 +5,7 @@
 //! index. The hot path looks in the large table alone ([`Flows::settled`]); all other calls here mean both.
 
 use crate::address::{AddressPair, Key};
-use crate::flow::{Flow, FlowState};
+use crate::flow::{Direction, Flow, FlowState};
 use crate::opening::Opening;
 use crate::order::Order;
 use crate::table::{FlowHandle, FlowTable, InsertError};
@@ -109,6 +109,28 @@ impl<A: AddressPair> Flows<A> {
         let hash = self.settled.hash(key);
         self.settled.prefetch(hash);
         self.embryonic.prefetch(hash);
+    }
+
+    /// Fetches the bucket of the small table that looking for a key with this hash will read.
+    #[inline]
+    pub fn prefetch_embryonic(&self, hash: u64) {
+        self.embryonic.prefetch(hash);
+    }
+
+    /// Once that is there: fetches the flow in it.
+    #[inline]
+    pub fn probe_embryonic(&self, hash: u64) {
+        self.embryonic.probe(hash);
+    }
+
+    /// Fetches what moving a flow of the small table will touch, `ahead` others before it.
+    #[inline]
+    pub fn prefetch_promotion(&self, index: u32, ahead: usize) {
+        let flow = self.flow(index);
+        for direction in [Direction::Forward, Direction::Reverse] {
+            self.prefetch(&flow.key(direction));
+        }
+        self.settled.prefetch_free(ahead);
     }
 
     /// Fetches the entry that the insertion after `ahead` others of a flow in this state will fill.
@@ -251,7 +273,7 @@ impl<A: AddressPair> Flows<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Direction, FlowState, Ipv4Pair};
+    use crate::Ipv4Pair;
 
     fn key(number: u64) -> Key<Ipv4Pair> {
         Key {

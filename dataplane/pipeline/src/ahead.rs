@@ -1,5 +1,6 @@
 //! First packets, decided about before any of them is carried out.
 
+use march_flow::Flows;
 use march_tables::{AddressKind, Subject};
 use march_wire::{Buffer, IpPacket};
 
@@ -55,6 +56,7 @@ impl<F: IpVersion> Side<F> {
         mask: u64,
         frames: &[B],
     ) {
+        self.fetch_handshakes(mask);
         let mut asked = core::mem::take(&mut self.asked);
         self.gather(&mut asked, context, mask, frames);
         let mut matches = [None; BURST];
@@ -91,6 +93,20 @@ impl<F: IpVersion> Side<F> {
         self.asked = asked;
     }
 
+    /// Fetches what the packets of handshakes under way will touch: the small table is not looked into before.
+    fn fetch_handshakes(&self, mask: u64) {
+        let left = || {
+            let packets = self.stage.packets().iter();
+            packets.filter(|packet| mask >> packet.frame & 1 == 1)
+        };
+        for packet in left() {
+            self.flows.prefetch_embryonic(packet.hash);
+        }
+        for packet in left() {
+            self.flows.probe_embryonic(packet.hash);
+        }
+    }
+
     /// The packets of a burst that rules are to be asked about.
     fn gather<B: Buffer>(
         &self,
@@ -101,6 +117,7 @@ impl<F: IpVersion> Side<F> {
     ) {
         asked.firsts.clear();
         asked.subjects.clear();
+        let mut moving = 0;
         while mask != 0 {
             let index = mask.trailing_zeros() as usize;
             mask &= mask - 1;
@@ -120,17 +137,26 @@ impl<F: IpVersion> Side<F> {
                 dst,
                 kind,
             };
-            if matches!(kind, AddressKind::Vip | AddressKind::NotLocal)
+            let may_open = matches!(kind, AddressKind::Vip | AddressKind::NotLocal)
                 && refuse_martian(context, src).is_ok()
-                && (kind == AddressKind::Vip || refuse_unroutable(&transit).is_ok())
-                && self.flows.find(&transit.key()).is_none()
-            {
-                asked.subjects.push(transit.subject(context.ingress));
-                asked.firsts.push(First {
-                    frame: index,
-                    packet,
-                    kind,
-                });
+                && (kind == AddressKind::Vip || refuse_unroutable(&transit).is_ok());
+            if !may_open {
+                continue;
+            }
+            match self.flows.find(&transit.key()) {
+                Some(handle) if Flows::<F::Pair>::is_embryonic(handle.index) => {
+                    self.flows.prefetch_promotion(handle.index, moving);
+                    moving += 1;
+                }
+                Some(_) => {}
+                None => {
+                    asked.subjects.push(transit.subject(context.ingress));
+                    asked.firsts.push(First {
+                        frame: index,
+                        packet,
+                        kind,
+                    });
+                }
             }
         }
     }
