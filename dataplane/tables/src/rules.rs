@@ -282,11 +282,16 @@ impl Rules {
         let mut points = [Point::<W, L>::ORIGIN; BURST];
         points_of(subjects, &mut points);
         let mut best = [verdict::NONE; BURST];
+        let mut memory = Memory::new(&self.sets);
+        let mut asked = None;
         forest.find_burst(
             &points[..subjects.len().min(BURST)],
             &mut best,
             |at, rule| {
-                let mut memory = Memory::new(&self.sets);
+                if asked != Some(at) {
+                    asked = Some(at);
+                    memory.forget();
+                }
                 let subject = subjects.get(at);
                 self.get(rule)
                     .zip(subject)

@@ -33,6 +33,12 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// For another packet.
+    #[inline]
+    pub fn forget(&mut self) {
+        self.count = 0;
+    }
+
     fn is_in<A: Address>(&mut self, set: SetId, side: Side, address: A) -> bool {
         let known = self.answers[..self.count]
             .iter()

@@ -147,7 +147,7 @@ impl<const W: usize, const L: usize> Forest<W, L> {
             };
             loop {
                 if node.is_page() {
-                    (node, lines) = tree.page(node);
+                    (node, lines) = tree.page(node, best);
                 }
                 if !node.is_cut() {
                     break;
@@ -176,7 +176,15 @@ impl<const W: usize, const L: usize> Forest<W, L> {
             count: 0,
         };
         for (number, tree) in self.trees.iter().enumerate() {
-            descend(tree, points, &mut leaves);
+            if number != 0
+                && best
+                    .iter()
+                    .take(points.len())
+                    .all(|best| *best < tree.first())
+            {
+                continue;
+            }
+            descend(tree, points, best, &mut leaves);
             if number != 0 {
                 leaves.keep_better_than(best);
             }
@@ -245,6 +253,7 @@ fn packet(at: usize) -> u8 {
 fn descend<'a, const W: usize, const L: usize>(
     tree: &'a Tree<W, L>,
     points: &[Point<W, L>],
+    best: &[u64; BURST],
     state: &mut Leaves<'a>,
 ) {
     state.count = 0;
@@ -260,7 +269,7 @@ fn descend<'a, const W: usize, const L: usize>(
         }
         let mut lines = top;
         if node.is_page() {
-            (node, lines) = tree.page(node);
+            (node, lines) = tree.page(node, best[at]);
         }
         state.nodes[at] = node;
         state.lines[at] = lines;
@@ -278,7 +287,7 @@ fn descend<'a, const W: usize, const L: usize>(
             let slot = state.nodes[at].slot(&point.words);
             let mut node = node_at(state.lines[at], slot);
             if node.is_page() {
-                (node, state.lines[at]) = tree.page(node);
+                (node, state.lines[at]) = tree.page(node, best[at]);
             }
             state.nodes[at] = node;
             let number = packet(at);

@@ -98,6 +98,8 @@ impl Node {
 #[derive(Clone, Debug)]
 pub(super) struct Page {
     pub root: Node,
+    /// The lowest verdict in it.
+    pub first: u64,
     pub lines: Arc<[Line]>,
 }
 
@@ -105,6 +107,7 @@ impl Default for Page {
     fn default() -> Self {
         Self {
             root: Node::EMPTY,
+            first: verdict::NONE,
             lines: Arc::from([]),
         }
     }
@@ -227,7 +230,7 @@ const AIMS: [(usize, Aim); 3] = [(0, aim(1.0)), (16, aim(0.5)), (32, aim(0.25))]
 
 const fn aim(thrift: f64) -> Aim {
     Aim {
-        length: LEAF,
+        length: LEAF / 2,
         most_log2: 10,
         thrift,
     }
@@ -252,6 +255,9 @@ impl<'a, const W: usize, const L: usize> Builder<'a, W, L> {
         self.lines.extend([Line::ZERO; 4].repeat(L));
         Ok(Page {
             root,
+            first: list
+                .first()
+                .map_or(verdict::NONE, |at| self.pieces[*at as usize].verdict),
             lines: Arc::from(&*self.lines),
         })
     }

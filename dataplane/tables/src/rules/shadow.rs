@@ -124,8 +124,12 @@ impl Rules {
             match by {
                 Some(by) => hidden.push((*id, by)),
                 None => {
-                    own4.iter().for_each(|piece| seen4.add(piece));
-                    own6.iter().for_each(|piece| seen6.add(piece));
+                    for piece in &own4 {
+                        seen4.add(piece);
+                    }
+                    for piece in &own6 {
+                        seen6.add(piece);
+                    }
                 }
             }
         }

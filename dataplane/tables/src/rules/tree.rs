@@ -10,6 +10,7 @@ use super::bounds::{MOST_STEPS, PAGE};
 use super::cut::{Aim, Scratch, choose};
 use super::page::{Builder, Lists, Node, Page, Refused, node_at};
 use super::space::{Line, Piece, Region};
+use super::verdict;
 
 /// The tree.
 #[derive(Clone, Debug)]
@@ -91,6 +92,7 @@ impl<const W: usize, const L: usize> Tree<W, L> {
         } = growing;
         tree.pages[0] = Page {
             root,
+            first: pieces[0].verdict,
             lines: table(&upper),
         };
         Ok(tree)
@@ -107,12 +109,25 @@ impl<const W: usize, const L: usize> Tree<W, L> {
         self.pages.first().map(|page| (page.root, &*page.lines))
     }
 
-    /// The root of a page, and the page.
+    /// The lowest verdict in it.
     #[inline(always)]
-    pub fn page(&self, node: Node) -> (Node, &[Line]) {
+    pub fn first(&self) -> u64 {
+        self.pages.first().map_or(verdict::NONE, |page| page.first)
+    }
+
+    /// The root of a page, and the page; nothing if it has no verdict below `best`.
+    #[inline(always)]
+    pub fn page(&self, node: Node, best: u64) -> (Node, &[Line]) {
         self.pages
             .get(node.base())
-            .map_or((Node::EMPTY, &[]), |page| (page.root, &*page.lines))
+            .map_or((Node::EMPTY, &[]), |page| {
+                let root = if page.first < best {
+                    page.root
+                } else {
+                    Node::EMPTY
+                };
+                (root, &*page.lines)
+            })
     }
 
     /// All pages.
@@ -155,6 +170,12 @@ impl<const W: usize, const L: usize> Tree<W, L> {
             self.touch(root, None, &Region::ALL, change, &mut touched);
         }
         let mut next = self.clone();
+        let added = changes
+            .iter()
+            .filter(|change| matches!(change, Change::Add(_)));
+        let first = added.map(|change| change.piece().verdict).min();
+        // Lower than any of those that are left, if those were removed: less is skipped than could be.
+        next.pages[0].first = self.pages[0].first.min(first.unwrap_or(verdict::NONE));
         let mut is_worn = false;
         for (number, changes) in &touched.pages {
             let source = &self.sources[*number];
