@@ -4,6 +4,8 @@
 //! of the large table ever does for a handshake. A flow moves over when its handshake is done ([`Flows::promote`]), under a new
 //! index. The hot path looks in the large table alone ([`Flows::settled`]); all other calls here mean both.
 
+use march_wire::ip;
+
 use crate::address::{AddressPair, Key};
 use crate::flow::{Direction, Flow, FlowState};
 use crate::opening::Opening;
@@ -108,7 +110,9 @@ impl<A: AddressPair> Flows<A> {
     pub fn prefetch(&self, key: &Key<A>) {
         let hash = self.settled.hash(key);
         self.settled.prefetch(hash);
-        self.embryonic.prefetch(hash);
+        if key.protocol == ip::TCP {
+            self.embryonic.prefetch(hash);
+        }
     }
 
     /// Fetches the bucket of the small table that looking for a key with this hash will read.
@@ -149,6 +153,10 @@ impl<A: AddressPair> Flows<A> {
         let hash = self.settled.hash(key);
         let find = |table: &FlowTable<A>| table.verify(table.probe(hash), hash, key);
         find(&self.settled).or_else(|| {
+            // Nothing else has handshakes.
+            if key.protocol != ip::TCP {
+                return None;
+            }
             let handle = find(&self.embryonic)?;
             Some(FlowHandle {
                 index: handle.index | EMBRYONIC,
@@ -188,6 +196,7 @@ impl<A: AddressPair> Flows<A> {
     /// As [`FlowTable::insert`], of the table that it would go into.
     pub fn insert(&mut self, flow: Flow<A>) -> Result<u32, InsertError> {
         if flow.state.is_embryonic() {
+            debug_assert_eq!(flow.protocol, ip::TCP);
             let index = self.embryonic.insert(flow)?;
             self.order.push(index);
             Ok(index | EMBRYONIC)

@@ -2,7 +2,7 @@
 
 use march_flow::Flows;
 use march_tables::{AddressKind, Subject};
-use march_wire::{Buffer, IpPacket};
+use march_wire::{Buffer, IpPacket, ip};
 
 use crate::BURST;
 use crate::context::{Context, Shared};
@@ -97,7 +97,7 @@ impl<F: IpVersion> Side<F> {
     fn fetch_handshakes(&self, mask: u64) {
         let left = || {
             let packets = self.stage.packets().iter();
-            packets.filter(|packet| mask >> packet.frame & 1 == 1)
+            packets.filter(|packet| mask >> packet.frame & 1 == 1 && packet.key.protocol == ip::TCP)
         };
         for packet in left() {
             self.flows.prefetch_embryonic(packet.hash);
