@@ -245,7 +245,7 @@ pub(crate) struct ExplainArgs {
     /// The node to ask; may be left out when only one is connected.
     #[arg(long, default_value = "")]
     pub node: String,
-    /// The port by which the packet comes in.
+    /// The port by which the packet comes in; by default the one towards its source.
     #[arg(long, default_value = "")]
     pub port: String,
     /// tcp, udp, icmp or icmpv6.

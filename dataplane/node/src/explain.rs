@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use march_pipeline::Station;
 use march_proto::v1::explain_query::Packet as Asked;
 use march_proto::v1::{ExplainQuery, ExplainStep, Explanation, PacketTuple};
-use march_tables::{Generation, PortId};
+use march_tables::{Generation, PortId, Route};
 use march_wire::build::PacketBuilder;
 use march_wire::{Packet, Verdict, parse};
 
@@ -22,8 +22,9 @@ pub fn explain(
     ports: &[FastPort],
     tier: &str,
 ) -> Result<Explanation, String> {
+    let packet = query.packet.as_ref().ok_or("the query names no packet")?;
     let ingress = if query.port.is_empty() {
-        0
+        likely_ingress(packet, generation, ports).unwrap_or(0)
     } else {
         port_id(ports, &query.port)
             .ok_or_else(|| format!("this node drives no port `{}`", query.port))?
@@ -31,7 +32,7 @@ pub fn explain(
     let port = ports
         .get(usize::from(ingress))
         .ok_or("this node drives no port, so no packet arrives on one")?;
-    let frame = match query.packet.as_ref().ok_or("the query names no packet")? {
+    let frame = match packet {
         Asked::Frame(frame) => frame.clone(),
         Asked::Tuple(tuple) => frame_of(tuple, port.mac)?,
     };
@@ -61,6 +62,30 @@ pub fn explain(
         generation: generation.id,
         steps: told.stations.into_iter().map(step).collect(),
     })
+}
+
+/// The port by which a packet most likely comes: the one that a frame is addressed to, else the one towards its source.
+fn likely_ingress(packet: &Asked, generation: &Generation, ports: &[FastPort]) -> Option<PortId> {
+    let source = match packet {
+        Asked::Frame(frame) => {
+            let to = frame.first_chunk::<6>()?;
+            let addressed = ports.iter().position(|port| port.mac == *to);
+            if let Some(port) = addressed {
+                return PortId::try_from(port).ok();
+            }
+            ends(frame)?.0.ip()
+        }
+        Asked::Tuple(tuple) => tuple.source.parse().ok()?,
+    };
+    let route = match source {
+        IpAddr::V4(source) => generation.routes.lookup(source),
+        IpAddr::V6(source) => generation.routes.lookup(source),
+    };
+    match route {
+        Route::Connected(port) => Some(port),
+        Route::Via(id) => generation.neighbours.key(id).map(|(port, _)| port),
+        Route::Blackhole | Route::Missing => None,
+    }
 }
 
 fn step(station: Station) -> ExplainStep {
@@ -193,6 +218,43 @@ mod tests {
         );
         assert_eq!(told.ingress, "wan0");
         assert!(!told.steps.is_empty());
+    }
+
+    #[test]
+    fn without_a_port_the_packet_comes_from_where_its_source_is() {
+        let lan = FastPort {
+            name: "lan0".into(),
+            mac: [2, 0, 0, 0, 0, 9],
+            ..port()
+        };
+        let ports = [lan, port()];
+        let table = |port: &FastPort| march_tables::PortTable {
+            mac: port.mac,
+            mtu: 1500,
+            ..march_tables::PortTable::default()
+        };
+        let route = march_tables::MirroredRoute {
+            prefix: "198.51.100.0/24".parse().expect("a prefix"),
+            target: march_tables::RouteTarget::Connected { port: 1 },
+        };
+        let config = march_tables::Config {
+            ports: ports.iter().map(table).collect(),
+            routes: [route].into(),
+            ..march_tables::Config::default()
+        };
+        let generation = march_tables::build(&config, None).expect("builds");
+        let ingress = |query: &ExplainQuery| {
+            let told = explain(query, &generation, &ports, "af_xdp");
+            told.expect("an answer").ingress
+        };
+        assert_eq!(ingress(&query("tcp", "198.51.100.1")), "wan0");
+        assert_eq!(ingress(&query("tcp", "203.0.113.1")), "lan0", "the first");
+        let mut frame = query("tcp", "203.0.113.1");
+        let to_wan = PacketBuilder::between("203.0.113.1", "192.0.2.10")
+            .macs(STRANGER, port().mac)
+            .tcp(1, 80, TCP_SYN);
+        frame.packet = Some(Asked::Frame(to_wan.build()));
+        assert_eq!(ingress(&frame), "wan0", "to whose MAC address it was sent");
     }
 
     #[test]
