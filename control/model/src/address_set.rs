@@ -32,6 +32,9 @@ pub struct Content {
     pub prefixes: u32,
 }
 
+/// Of how many prefixes of a document that add nothing it is said which they are.
+const NEEDLESS_TOLD: usize = 20;
+
 impl AddressSet {
     /// How many prefixes it has.
     pub fn len(&self) -> usize {
@@ -93,19 +96,30 @@ fn inline(place: &Place<'_>) -> Option<Vec<Prefix>> {
     written.sort();
     let mut around: Vec<Prefix> = Vec::new();
     let mut kept: Vec<Prefix> = Vec::with_capacity(written.len());
+    let mut needless = 0_usize;
+    let mut warn = |path: &str, message: String| {
+        needless += 1;
+        if needless <= NEEDLESS_TOLD {
+            place.warning_at(path, message);
+        }
+    };
     for (prefix, path) in written {
         if kept.last() == Some(&prefix) {
-            place.warning_at(&path, format!("{prefix} is given twice; once is enough"));
+            warn(&path, format!("{prefix} is given twice; once is enough"));
             continue;
         }
         while around.last().is_some_and(|outer| !outer.covers(prefix)) {
             around.pop();
         }
         if let Some(outer) = around.last() {
-            place.warning_at(&path, format!("{prefix} is in {outer} already"));
+            warn(&path, format!("{prefix} is in {outer} already"));
         }
         around.push(prefix);
         kept.push(prefix);
+    }
+    if let more @ 1.. = needless.saturating_sub(NEEDLESS_TOLD) {
+        let message = format!("{more} more prefixes are given twice or are in others");
+        place.warning_at(place.path(), message);
     }
     Some(kept)
 }

@@ -16,7 +16,7 @@ use crate::service::Service;
 use crate::state::State;
 use crate::time::Timestamp;
 
-/// Services looked at and addresses written while mappings become rules, over all of them.
+/// Services looked at, and addresses, names and port ranges written while mappings become rules, over all of them.
 pub(crate) const MAX_MAPPING_WORK: usize = 4_000_000;
 
 /// A rule in force.
@@ -203,7 +203,9 @@ impl<'a> Directory<'a> {
             };
             (part, rule)
         };
-        spend(work, parts.len().saturating_mul(sources.len()))?;
+        // Every part has a list of its own.
+        let listed = sources.len().saturating_add(source_sets.len());
+        spend(work, parts.len().saturating_mul(listed))?;
         Ok(parts.into_iter().map(|(key, to)| rule(key, to)).collect())
     }
 
@@ -249,8 +251,9 @@ impl<'a> Directory<'a> {
         work: &mut usize,
     ) -> Result<BTreeMap<(Transport, Vec<PortRange>), BTreeSet<Prefix>>, TooMuch> {
         let mut parts: BTreeMap<_, BTreeSet<Prefix>> = BTreeMap::new();
+        let ranges = mapping.ports.len().saturating_add(1);
         let mut take = |service: &Service| {
-            spend(work, 1)?;
+            spend(work, ranges)?;
             if let Some(part) = part(mapping, service) {
                 parts.entry(part).or_default().insert(service.address);
             }

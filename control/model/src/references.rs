@@ -303,7 +303,7 @@ impl<'a> Check<'a> {
             rules = rules.saturating_add(count.as_ref().copied().unwrap_or(0));
             let message = match count {
                 Err(_) => format!(
-                    "the mappings up to this one name more than {MAX_MAPPING_WORK} addresses and services together"
+                    "the mappings up to this one name more than {MAX_MAPPING_WORK} addresses, sets, services and ports together"
                 ),
                 Ok(_) if rules > MAX_RULES => format!(
                     "with the mappings up to this one there are {rules} rules; at most {MAX_RULES} fit"

@@ -20,6 +20,21 @@ use crate::rule::Rule;
 use crate::service::Service;
 use crate::time::Timestamp;
 
+/// How many warnings are told: they are an answer beside the change, which must not become too large for that.
+const MAX_WARNINGS: usize = 500;
+
+/// The first warnings in order, and how many more there are.
+fn first_warnings(mut warnings: Vec<FieldError>) -> Vec<FieldError> {
+    warnings.sort();
+    let more = warnings.len().saturating_sub(MAX_WARNINGS);
+    if more > 0 {
+        warnings.truncate(MAX_WARNINGS);
+        let message = format!("and {more} more warnings");
+        warnings.push(FieldError::of_document("", "", message));
+    }
+    warnings
+}
+
 /// A valid set of documents: what a revision holds and a node compiles. Cheap to clone; documents are shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -157,11 +172,10 @@ impl State {
             Vec::new()
         };
         said.extend(warnings.into_iter().chain(never_decide).map(placed));
-        said.sort();
         Ok(Plan {
             state,
             changes,
-            warnings: said,
+            warnings: first_warnings(said),
         })
     }
 

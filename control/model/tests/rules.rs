@@ -816,6 +816,70 @@ fn too_much_mapping_is_refused() {
 }
 
 #[test]
+fn lists_that_every_part_of_a_mapping_would_repeat_are_refused() {
+    let services: String = (0..2_100)
+        .map(|number| {
+            let spec = format!(
+                "{{ address: 203.0.113.100, port: {}, protocol: tcp, pool: web }}",
+                1000 + number
+            );
+            document("Service", &format!("s{number}"), &spec)
+        })
+        .collect();
+    // One part for each service, each with all the sets.
+    let sets: String = (0..2_100)
+        .map(|number| {
+            let labels = "labels: { collection: all-sets }";
+            format!(
+                "kind: AddressSet\nmetadata: {{ name: x{number}, {labels} }}\nspec: {{ prefixes: [] }}\n---\n"
+            )
+        })
+        .collect();
+    let wide =
+        "{ sources: ['collection:all-sets'], destinations: [all], approval: { state: approved } }";
+    let found = errors(&format!(
+        "{services}{sets}{}",
+        document("Mapping", "m", wide)
+    ));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains("name more than 4000000"), "{found:#?}");
+    // Every port range of the mapping is looked at for each service.
+    let ranges: Vec<String> = (1..2_100).map(|port| port.to_string()).collect();
+    let ports = format!(
+        "{{ sources: [all], destinations: [all], ports: [{}], approval: {{ state: approved }} }}",
+        ranges.join(", ")
+    );
+    let found = errors(&format!("{services}{}", document("Mapping", "m", &ports)));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains("name more than 4000000"), "{found:#?}");
+}
+
+#[test]
+fn warnings_do_not_flood() {
+    let mut prefixes = vec!["10.0.0.0/8".to_owned()];
+    prefixes.extend((0..4_000).map(|n| format!("10.0.{}.{}", n / 256, n % 256)));
+    let set = |name: &str| {
+        document(
+            "AddressSet",
+            name,
+            &format!("{{ prefixes: [{}] }}", prefixes.join(", ")),
+        )
+    };
+    let one = warnings(&set("x"));
+    assert_eq!(one.len(), 21, "{one:#?}");
+    let last = "3980 more prefixes are given twice or are in others";
+    assert!(one.iter().any(|warning| warning.contains(last)), "{one:#?}");
+    let many: String = (0..30).map(|number| set(&format!("x{number}"))).collect();
+    let many = warnings(&many);
+    assert_eq!(many.len(), 501);
+    assert!(
+        many[500].ends_with("and 130 more warnings"),
+        "{}",
+        many[500]
+    );
+}
+
+#[test]
 fn where_it_runs_is_said_with_the_reason() {
     let place = |spec: &str| {
         let state = plan(&rule(spec)).state;
