@@ -18,12 +18,38 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// A session that stood this long was no failure: the next attempt comes quickly again.
 const STOOD: Duration = Duration::from_secs(10);
-/// Messages towards the daemon that may wait.
-const OUTGOING: usize = 64;
+/// Messages towards the daemon that may wait: reports up to a half of them, answers to its questions, of which it has 64
+/// open at most, and what it waits for before it goes on with a push.
+const OUTGOING: usize = 256;
+/// Places that only the last of those may take. The daemon is owed one such answer at a time.
+const FOR_PUSHES: usize = 8;
 
-/// Whether the queue towards the daemon has more room than its answers may need.
-pub fn has_room_for_reports(outgoing: &mpsc::Sender<NodeMessage>) -> bool {
-    outgoing.capacity() > OUTGOING / 2
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It will be sent.
+    Taken,
+    /// There is no room for its kind, and none waits for it: the next report is newer, and a question has a deadline.
+    PassedOver,
+    /// It cannot be sent, and the session cannot go on without it: drop the sender, and another session begins.
+    Ended,
+}
+
+/// Puts a message into the queue towards the daemon, unless its kind must leave the room to others.
+pub fn offer(outgoing: &mpsc::Sender<NodeMessage>, message: ToDaemon) -> Offered {
+    let left_to_others = match &message {
+        ToDaemon::Telemetry(_) => OUTGOING / 2,
+        ToDaemon::QueryReply(_) => FOR_PUSHES,
+        _ => 0,
+    };
+    if left_to_others > 0 && outgoing.capacity() <= left_to_others && !outgoing.is_closed() {
+        return Offered::PassedOver;
+    }
+    let message = Some(message);
+    match outgoing.try_send(NodeMessage { message }) {
+        Ok(()) => Offered::Taken,
+        Err(_) => Offered::Ended,
+    }
 }
 
 /// What comes from the session.
@@ -141,4 +167,40 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use march_proto::v1::{Ack, QueryReply, Telemetry};
+
+    use super::*;
+
+    #[test]
+    fn reports_and_answers_to_questions_leave_room_for_answers_to_pushes() {
+        let (outgoing, mut queue) = mpsc::channel(OUTGOING);
+        let fill = |message: &ToDaemon| {
+            let mut taken = 0;
+            while offer(&outgoing, message.clone()) == Offered::Taken {
+                taken += 1;
+            }
+            (taken, offer(&outgoing, message.clone()))
+        };
+        let reports = fill(&ToDaemon::Telemetry(Telemetry::default()));
+        assert_eq!(reports, (OUTGOING / 2, Offered::PassedOver));
+        let replies = fill(&ToDaemon::QueryReply(QueryReply::default()));
+        assert_eq!(
+            replies,
+            (OUTGOING / 2 - FOR_PUSHES, Offered::PassedOver),
+            "more than the daemon has questions open"
+        );
+        let ack = ToDaemon::Ack(Ack::default());
+        assert_eq!(offer(&outgoing, ack.clone()), Offered::Taken);
+        let first = queue.try_recv().expect("a message").message;
+        assert!(matches!(first, Some(ToDaemon::Telemetry(_))));
+        // A lost answer to a push would hang it: the session ends instead.
+        assert_eq!(fill(&ack), (FOR_PUSHES, Offered::Ended));
+        drop(queue);
+        let report = ToDaemon::Telemetry(Telemetry::default());
+        assert_eq!(offer(&outgoing, report), Offered::Ended);
+    }
 }

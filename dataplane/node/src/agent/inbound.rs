@@ -22,7 +22,8 @@ impl Agent {
         match message {
             Inbound::Connected(outgoing) => {
                 tracing::info!(event = "session.up", "connected to marchd");
-                tokio::spawn(show_life(outgoing.clone(), self.reported.subscribe()));
+                let life = show_life(outgoing.downgrade(), self.reported.subscribe());
+                tokio::spawn(life);
                 self.outgoing = Some(outgoing);
                 self.note_trouble("session", None);
                 self.report();
@@ -295,7 +296,7 @@ const BUSY_AT_MOST: Duration = Duration::from_mins(1);
 /// Repeats the last report while the agent is busy, so that a node that opens devices or waits for the verifier does not
 /// count as stale.
 async fn show_life(
-    outgoing: mpsc::Sender<NodeMessage>,
+    outgoing: mpsc::WeakSender<NodeMessage>,
     mut reported: watch::Receiver<(Telemetry, Instant)>,
 ) {
     loop {
@@ -304,15 +305,18 @@ async fn show_life(
             Ok(Err(_)) => return,
             Err(_) => {
                 let (telemetry, since) = reported.borrow().clone();
-                if since.elapsed() < BUSY_AT_MOST && session::has_room_for_reports(&outgoing) {
-                    let message = Some(ToDaemon::Telemetry(telemetry));
-                    if outgoing.send(NodeMessage { message }).await.is_err() {
-                        return;
-                    }
+                if since.elapsed() < BUSY_AT_MOST
+                    && let Some(outgoing) = outgoing.upgrade()
+                {
+                    session::offer(&outgoing, ToDaemon::Telemetry(telemetry));
                 }
             }
         }
-        if outgoing.is_closed() {
+        // The session is the agent's to end.
+        if outgoing
+            .upgrade()
+            .is_none_or(|outgoing| outgoing.is_closed())
+        {
             return;
         }
     }

@@ -412,19 +412,14 @@ impl Agent {
         report
     }
 
-    /// Sends a message to the daemon, if the session stands. A session that does not keep up loses telemetry first: half
-    /// of the queue is for answers, without which the daemon would push nothing more.
+    /// Sends a message to the daemon, if the session stands. A session that does not keep up loses telemetry first, and
+    /// never an answer to a push, without which the daemon would push nothing more.
     fn tell(&mut self, message: march_proto::v1::node_message::Message) {
-        let is_report = matches!(
-            message,
-            march_proto::v1::node_message::Message::Telemetry(_)
-        );
-        if let Some(outgoing) = &self.outgoing
-            && (!is_report || session::has_room_for_reports(outgoing))
-            && let Err(mpsc::error::TrySendError::Closed(_)) = outgoing.try_send(NodeMessage {
-                message: Some(message),
-            })
-        {
+        let Some(outgoing) = &self.outgoing else {
+            return;
+        };
+        if session::offer(outgoing, message) == session::Offered::Ended {
+            // With the sender the session ends, if it has not ended yet; the next one begins with what the daemon wants.
             self.outgoing = None;
         }
     }

@@ -10,6 +10,9 @@ use march_proto::v1::{
 use super::{Agent, Desired};
 use crate::engine::{Engine, FastEngine};
 
+/// How many errors of a candidate are told.
+const ERRORS_TOLD: usize = 10;
+
 impl Agent {
     pub(super) fn on_query(&mut self, query: Query) {
         let reply = match query.query {
@@ -61,8 +64,7 @@ impl Agent {
             None => self.publisher.current(),
             Some(candidate) => {
                 std::sync::Arc::new(self.candidate(candidate).map_err(|errors| {
-                    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                    format!("these documents do not compile here: {}", texts.join("; "))
+                    format!("these documents do not compile here: {}", in_words(&errors))
                 })?)
             }
         };
@@ -95,5 +97,30 @@ impl Agent {
             Engine::Fast(engine) => self.tracer.start(asked, engine.lcore(), &engine.ports),
             _ => self.fast("trace").map(|_| 0),
         }
+    }
+}
+
+/// The first errors, in one line: it travels in a header, whose size is bounded.
+fn in_words(errors: &[FieldError]) -> String {
+    let texts = errors.iter().take(ERRORS_TOLD).map(ToString::to_string);
+    let mut texts: Vec<String> = texts.collect();
+    if errors.len() > ERRORS_TOLD {
+        texts.push(format!("and {} more errors", errors.len() - ERRORS_TOLD));
+    }
+    texts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_errors_the_first_are_told() {
+        let error = |at: usize| FieldError::of_document(format!("Rule/r{at}"), "", "no".into());
+        let errors: Vec<FieldError> = (0..60_000).map(error).collect();
+        let words = in_words(&errors);
+        assert!(words.starts_with("Rule/r0"), "{words}");
+        assert!(words.ends_with("; and 59990 more errors"), "{words}");
+        assert!(!in_words(&errors[..ERRORS_TOLD]).contains("more"));
     }
 }
