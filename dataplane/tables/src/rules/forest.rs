@@ -142,6 +142,9 @@ impl<const W: usize, const L: usize> Forest<W, L> {
     pub fn find(&self, point: &Point<W, L>, mut accept: impl FnMut(RuleId) -> bool) -> u64 {
         let mut best = verdict::NONE;
         for tree in &self.trees {
+            if tree.first() >= best {
+                continue;
+            }
             let Some((mut node, mut lines)) = tree.top() else {
                 continue;
             };
@@ -176,14 +179,6 @@ impl<const W: usize, const L: usize> Forest<W, L> {
             count: 0,
         };
         for (number, tree) in self.trees.iter().enumerate() {
-            if number != 0
-                && best
-                    .iter()
-                    .take(points.len())
-                    .all(|best| *best < tree.first())
-            {
-                continue;
-            }
             descend(tree, points, best, &mut leaves);
             if number != 0 {
                 leaves.keep_better_than(best);
@@ -261,8 +256,15 @@ fn descend<'a, const W: usize, const L: usize>(
         return;
     };
     let mut open = [0_u8; BURST];
+    let mut asking = 0;
+    for (at, best) in best.iter().take(points.len()).enumerate() {
+        open[asking & (BURST - 1)] = packet(at);
+        asking += usize::from(tree.first() < *best);
+    }
     let (mut opened, mut ended) = (0, 0);
-    for (at, point) in points.iter().take(BURST).enumerate() {
+    for turn in 0..asking.min(BURST) {
+        let at = usize::from(open[turn]) & (BURST - 1);
+        let Some(point) = points.get(at) else { break };
         let mut node = root;
         if node.is_cut() {
             node = node_at(top, node.slot(&point.words));
