@@ -22,7 +22,7 @@ const PAGE: u64 = 2;
 
 impl Node {
     /// A leaf without rules.
-    pub const EMPTY: Self = Self(0);
+    pub const EMPTY: Self = Self(3);
 
     fn leaf(base: usize, count: usize) -> Self {
         Self((base as u64) << 32 | (count as u64) << 2)
@@ -71,7 +71,7 @@ impl Node {
     /// Whether it is a leaf with a rule.
     #[inline(always)]
     pub fn is_full_leaf(self) -> bool {
-        !self.is_cut() & !self.is_page() & (self.0 != 0)
+        self.0 & 3 == 0
     }
 
     /// Boxes in a leaf.

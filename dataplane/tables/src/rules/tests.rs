@@ -908,3 +908,33 @@ fn every_treatment_has_its_number() {
         .collect();
     assert_eq!(by_name.len(), 300);
 }
+
+/// Rules of two parts, those by destination looked at first, and one more by source that comes before all of them.
+#[test]
+fn a_rule_that_comes_before_all_others_is_found_after_an_update() {
+    let by_destination = |number: u32| Rule {
+        priority: 10,
+        destinations: vec![within(v4(number), 32)],
+        ..named(&format!("d{number}"))
+    };
+    let by_source = |number: u32| Rule {
+        priority: 20,
+        sources: vec![within(v4(number), 32)],
+        action: Action::Drop,
+        ..named(&format!("s{number}"))
+    };
+    let mut list: RuleList = (0..100)
+        .map(by_destination)
+        .chain((0..100).map(by_source))
+        .collect();
+    let rules = build(&list, &Arc::from([]));
+    let first = Rule {
+        priority: 1,
+        ..by_source(1)
+    };
+    list.set(200, Arc::new(first));
+    let next = Rules::update(&rules, &list, &Arc::from([])).expect("compiles");
+    check_all(&next, &list, &[], &[plain_packet()]);
+    let found = next.classify(&subject::<Ipv4Addr>(&plain_packet()).expect("IPv4"));
+    assert_eq!(found.map(|found| found.rule), Some(200));
+}
