@@ -197,12 +197,7 @@ fn lcore(engine: &FastEngine) -> LcoreTelemetry {
         cpu: u32::try_from(lcore.cpu).unwrap_or(u32::MAX),
         busy_cycles: lcore.counters.busy_cycles.get(),
         idle_cycles: lcore.counters.idle_cycles.get(),
-        bursts: lcore
-            .counters
-            .bursts
-            .iter()
-            .map(march_pipeline::Counter::get)
-            .sum(),
+        bursts: lcore.counters.bursts.iter().map(Counter::get).sum(),
         packets: lcore
             .traffic
             .ports

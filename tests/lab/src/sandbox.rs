@@ -157,6 +157,7 @@ fn furnish() -> Result<()> {
 
 /// How to look at a lab that stays, in words.
 fn look_around(unshare: u32) -> Result<String> {
+    use std::fmt::Write as _;
     let inner = poll::until(
         "the process id of the kept lab",
         Duration::from_secs(5),
@@ -171,16 +172,19 @@ fn look_around(unshare: u32) -> Result<String> {
     let vip = crate::topology::VIP4;
     let mut words = "\nThe lab stays. Look around with, for example:\n\n".to_owned();
     for what in ["get ports", "get services", "stats", "drops", "history"] {
-        words += &format!("  {inside} {} {what}\n", ctl.display());
+        writeln!(words, "  {inside} {} {what}", ctl.display())?;
     }
     for what in [
         format!("ip netns exec client curl http://{vip}/"),
         "ip netns exec client tcpdump -ni c0".to_owned(),
         format!("ls {RUN}          (logs, databases, documents)"),
     ] {
-        words += &format!("  {inside} {what}\n");
+        writeln!(words, "  {inside} {what}")?;
     }
-    words += &format!("\nEnd it, and all that belongs to it, with:  kill -9 {inner}\n");
+    writeln!(
+        words,
+        "\nEnd it, and all that belongs to it, with:  kill -9 {inner}"
+    )?;
     Ok(words)
 }
 

@@ -5,6 +5,7 @@
 mod backends;
 mod control;
 mod counting;
+mod explained;
 mod faults;
 mod flood;
 mod host;
@@ -153,7 +154,7 @@ pub const ALL: &[Scenario] = &[
         name: "explained_then_sent",
         about: "1000 random packets explained, then sent: the same verdict, reason, egress and destination",
         tiers: FAST,
-        start: Carrying(Off, rules::explained_then_sent),
+        start: Carrying(Off, explained::sent_as_explained),
     },
     Scenario {
         name: "large_set",

@@ -191,6 +191,96 @@ async fn request(server: &MetricsServer, request: &[u8]) -> (String, String) {
     (head.to_owned(), body.to_owned())
 }
 
+/// Samples of the page of [`snapshot`].
+const SCRAPED: &[(&str, f64)] = &[
+    ("marchproxy_node_generation", 12.0),
+    ("marchproxy_node_revision", 7.0),
+    ("marchproxy_node_connected", 1.0),
+    (r#"marchproxy_port_rx_packets_total{port="lan0"}"#, 100.0),
+    (
+        r#"marchproxy_port_rx_packets_total{port="wan\"0\\"}"#,
+        100.0,
+    ),
+    (r#"marchproxy_port_held_packets{port="lan0"}"#, 3.0),
+    (
+        r#"marchproxy_port_originated_total{port="lan0",kind="arp"}"#,
+        11.0,
+    ),
+    (
+        r#"marchproxy_drops_total{port="lan0",reason="rule_drop"}"#,
+        5.0,
+    ),
+    (
+        r#"marchproxy_drops_total{port="lan0",reason="no_service"}"#,
+        0.0,
+    ),
+    (
+        r#"marchproxy_service_packets_total{service="web",tier="af_xdp"}"#,
+        21.0,
+    ),
+    (
+        r#"marchproxy_service_flows{service="web",tier="af_xdp"}"#,
+        4.0,
+    ),
+    (
+        r#"marchproxy_backend_bytes_total{pool="web",backend="[2001:db8::1]:8080"}"#,
+        31.0,
+    ),
+    (
+        r#"marchproxy_backend_admin_info{pool="web",backend="[2001:db8::1]:8080",admin="drain"}"#,
+        1.0,
+    ),
+    (
+        r#"marchproxy_backend_healthy{pool="web",backend="10.0.0.1:80"}"#,
+        0.0,
+    ),
+    (
+        r#"marchproxy_backend_health_unknown{pool="web",backend="10.0.0.1:80"}"#,
+        0.0,
+    ),
+    (
+        r#"marchproxy_health_probes_total{pool="web",backend="10.0.0.1:80",outcome="failure"}"#,
+        2.0,
+    ),
+    (
+        r#"marchproxy_health_probe_rtt_seconds{pool="web",backend="10.0.0.1:80"}"#,
+        0.0015,
+    ),
+    (
+        r#"marchproxy_service_half_open{service="web",tier="af_xdp"}"#,
+        3.0,
+    ),
+    ("marchproxy_flows", 6.0),
+    ("marchproxy_flows_embryonic", 4.0),
+    ("marchproxy_flow_embryonic_capacity", 50.0),
+    (r#"marchproxy_flows_evicted_total{table="flows"}"#, 3.0),
+    (r#"marchproxy_flows_evicted_total{table="embryonic"}"#, 5.0),
+    ("marchproxy_flood_mode", 1.0),
+    ("marchproxy_sources_tracked", 9.0),
+    ("marchproxy_source_capacity", 64.0),
+    ("marchproxy_sources_evicted_total", 1.0),
+    ("marchproxy_flow_capacity", 100.0),
+    (
+        r#"marchproxy_lcore_cycles_total{lcore="1",state="busy"}"#,
+        70.0,
+    ),
+    (
+        r#"marchproxy_lcore_cycles_total{lcore="1",state="idle"}"#,
+        30.0,
+    ),
+    ("marchproxy_socket_listeners", 3.0),
+    (r#"marchproxy_socket_drops_total{reason="table_full"}"#, 9.0),
+    (r#"marchproxy_socket_accepted_total{service="web"}"#, 44.0),
+    (
+        r#"marchproxy_socket_bytes_total{service="web",direction="out"}"#,
+        46.0,
+    ),
+    (
+        r#"marchproxy_socket_connect_errors_total{backend="10.0.0.1:80",slot="2"}"#,
+        17.0,
+    ),
+];
+
 #[tokio::test]
 async fn a_scrape_shows_what_was_counted() {
     let server = serve(LOOPBACK, snapshot).await.expect("serves");
@@ -198,95 +288,8 @@ async fn a_scrape_shows_what_was_counted() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     let samples = read(&body);
-    for (key, value) in [
-        ("marchproxy_node_generation", 12.0),
-        ("marchproxy_node_revision", 7.0),
-        ("marchproxy_node_connected", 1.0),
-        (r#"marchproxy_port_rx_packets_total{port="lan0"}"#, 100.0),
-        (
-            r#"marchproxy_port_rx_packets_total{port="wan\"0\\"}"#,
-            100.0,
-        ),
-        (r#"marchproxy_port_held_packets{port="lan0"}"#, 3.0),
-        (
-            r#"marchproxy_port_originated_total{port="lan0",kind="arp"}"#,
-            11.0,
-        ),
-        (
-            r#"marchproxy_drops_total{port="lan0",reason="rule_drop"}"#,
-            5.0,
-        ),
-        (
-            r#"marchproxy_drops_total{port="lan0",reason="no_service"}"#,
-            0.0,
-        ),
-        (
-            r#"marchproxy_service_packets_total{service="web",tier="af_xdp"}"#,
-            21.0,
-        ),
-        (
-            r#"marchproxy_service_flows{service="web",tier="af_xdp"}"#,
-            4.0,
-        ),
-        (
-            r#"marchproxy_backend_bytes_total{pool="web",backend="[2001:db8::1]:8080"}"#,
-            31.0,
-        ),
-        (
-            r#"marchproxy_backend_admin_info{pool="web",backend="[2001:db8::1]:8080",admin="drain"}"#,
-            1.0,
-        ),
-        (
-            r#"marchproxy_backend_healthy{pool="web",backend="10.0.0.1:80"}"#,
-            0.0,
-        ),
-        (
-            r#"marchproxy_backend_health_unknown{pool="web",backend="10.0.0.1:80"}"#,
-            0.0,
-        ),
-        (
-            r#"marchproxy_health_probes_total{pool="web",backend="10.0.0.1:80",outcome="failure"}"#,
-            2.0,
-        ),
-        (
-            r#"marchproxy_health_probe_rtt_seconds{pool="web",backend="10.0.0.1:80"}"#,
-            0.0015,
-        ),
-        (
-            r#"marchproxy_service_half_open{service="web",tier="af_xdp"}"#,
-            3.0,
-        ),
-        ("marchproxy_flows", 6.0),
-        ("marchproxy_flows_embryonic", 4.0),
-        ("marchproxy_flow_embryonic_capacity", 50.0),
-        (r#"marchproxy_flows_evicted_total{table="flows"}"#, 3.0),
-        (r#"marchproxy_flows_evicted_total{table="embryonic"}"#, 5.0),
-        ("marchproxy_flood_mode", 1.0),
-        ("marchproxy_sources_tracked", 9.0),
-        ("marchproxy_source_capacity", 64.0),
-        ("marchproxy_sources_evicted_total", 1.0),
-        ("marchproxy_flow_capacity", 100.0),
-        (
-            r#"marchproxy_lcore_cycles_total{lcore="1",state="busy"}"#,
-            70.0,
-        ),
-        (
-            r#"marchproxy_lcore_cycles_total{lcore="1",state="idle"}"#,
-            30.0,
-        ),
-        ("marchproxy_socket_listeners", 3.0),
-        (r#"marchproxy_socket_drops_total{reason="table_full"}"#, 9.0),
-        (r#"marchproxy_socket_accepted_total{service="web"}"#, 44.0),
-        (
-            r#"marchproxy_socket_bytes_total{service="web",direction="out"}"#,
-            46.0,
-        ),
-        (
-            r#"marchproxy_socket_connect_errors_total{backend="10.0.0.1:80",slot="2"}"#,
-            17.0,
-        ),
-    ] {
-        assert_eq!(samples.get(key), Some(&value), "{key}");
+    for (key, value) in SCRAPED {
+        assert_eq!(samples.get(*key), Some(value), "{key}");
     }
     let drops = samples
         .keys()

@@ -12,11 +12,11 @@ use crate::lab::Lab;
 use crate::load::{Kind, Load, Plan};
 use crate::process::Process;
 use crate::product::{self, PATIENCE};
-use crate::servers::{HTTP_PORT, lab_program};
+use crate::servers::HTTP_PORT;
 use crate::topology::{
     CLIENT4, DENIED4, PROXY_LAN4, ROUTED_VIP4, VIP4, VIP6, WAN, backend4, inside,
 };
-use crate::{command, frames, poll};
+use crate::{command, poll};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -28,7 +28,7 @@ fn document(kind: &str, name: &str, spec: &str) -> String {
 }
 
 /// A command in a namespace, its output and error together.
-fn shell(namespace: &str, words: &[&str]) -> Result<String> {
+pub(super) fn shell(namespace: &str, words: &[&str]) -> Result<String> {
     let [program, arguments @ ..] = words else {
         return Ok(String::new());
     };
@@ -334,155 +334,6 @@ pub(super) fn guarded(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
     findings.check("counted as rate_limited", dropped > 0, dropped);
     limited.finish()?;
     Ok(())
-}
-
-/// How many packets are explained and then sent.
-const PACKETS: usize = 1_000;
-
-pub(super) fn explained_then_sent(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
-    let to_vip =
-        |port: u16| format!("destinations: [\"{VIP4}/32\"], ports: [{port}], protocol: tcp");
-    let rules = [
-        documents::rule("a-reject", 10, &to_vip(8081), "reject"),
-        documents::rule(
-            "b-redirect",
-            11,
-            &to_vip(8181),
-            "redirect, redirect: { service: web4 }",
-        ),
-        documents::rule(
-            "c-transit",
-            12,
-            "destinations: [\"10.0.1.0/24\"], ports: [\"5000-5999\"], protocol: udp",
-            "allow",
-        ),
-        documents::rule(
-            "d-odd",
-            13,
-            "sourcePorts: [\"30000-31000\"], protocol: udp",
-            "drop",
-        ),
-    ];
-    lab.product().apply("odd.yaml", &rules.concat())?;
-    curl(&[&format!("http://{VIP4}/")])?;
-
-    let sent = frames::random(PACKETS);
-    let directory = crate::sandbox::directory("captures")?;
-    let (pcap, list) = (directory.join("sent.pcap"), directory.join("sent.hex"));
-    frames::write_pcap(&pcap, &sent)?;
-    frames::write_hex(&list, &sent)?;
-    let told = lab.product().ctl_ok([
-        "explain",
-        "--pcap",
-        &pcap.to_string_lossy(),
-        "--port",
-        "wan",
-        "-o",
-        "json",
-    ])?;
-    let told: Vec<Value> = serde_json::from_str(&told)?;
-    findings.equal("explained", &told.len(), &PACKETS);
-
-    let mut trace = std::process::Command::new(product::binary("marchctl")?);
-    trace.args([
-        "--socket",
-        product::SOCKET,
-        "trace",
-        "--filter",
-        "in wan",
-        "-c",
-        "100000",
-    ]);
-    trace.args(["--for", "5m", "-o", "json"]);
-    let trace = Process::start("trace", trace)?;
-    poll::until_ok("the trace runs", PATIENCE, || {
-        curl(&[&format!("http://{VIP4}/")])?;
-        ensure!(!trace.log()?.is_empty(), "nothing recorded yet");
-        Ok(())
-    })?;
-    let program = lab_program()?;
-    let (program, list) = (program.to_string_lossy(), list.to_string_lossy());
-    let replay = shell(
-        "client",
-        &[&program, "replay", "c0", &list, "--per-second", "400"],
-    )?;
-    ensure!(replay.is_empty(), "replay: {replay}");
-    let happened = poll::until_ok("every packet was seen", WITHIN, || {
-        let happened = events(&trace.log()?);
-        let seen = sent
-            .iter()
-            .filter(|frame| happened.contains_key(&head(frame)));
-        let seen = seen.count();
-        ensure!(seen == PACKETS, "{seen} of {PACKETS}");
-        Ok(happened)
-    })?;
-    let mut kinds = std::collections::BTreeMap::new();
-    let mut differences = Vec::new();
-    for (frame, told) in sent.iter().zip(&told) {
-        let event = &happened[&head(frame)];
-        let words = |value: &Value| {
-            let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
-            [text("verdict"), text("reason"), text("egress")]
-        };
-        let [verdict, reason, _] = words(told);
-        *kinds.entry(format!("{verdict} {reason}")).or_insert(0) += 1;
-        // The source port of a translation is drawn anew each time; where it goes is not.
-        let to = |text: &str| {
-            let after = text.split("-> ").nth(1).unwrap_or_default();
-            after
-                .split([' ', ','])
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let told_to = to(told["rewritten"].as_str().unwrap_or_default());
-        let went_to = to(event["after"].as_str().unwrap_or_default());
-        if words(told) != words(event) || verdict == "forward" && told_to != went_to {
-            differences.push(format!(
-                "{} | {:?} {told_to} | {:?} {went_to}",
-                event["before"],
-                words(told),
-                words(event)
-            ));
-        }
-    }
-    let kinds: Vec<String> = kinds
-        .iter()
-        .map(|(kind, count)| format!("{} {count}", kind.trim()))
-        .collect();
-    findings.figure("what was explained", kinds.join(", "));
-    findings.check(
-        "verdict, reason, egress and destination as explained",
-        differences.is_empty(),
-        format_args!(
-            "{} differences {}",
-            differences.len(),
-            differences.first().cloned().unwrap_or_default()
-        ),
-    );
-    Ok(())
-}
-
-/// What a trace keeps of a frame.
-fn head(frame: &[u8]) -> Vec<u8> {
-    frame.iter().copied().take(192).collect()
-}
-
-/// The events of a trace's output, by the head of the packet as it came.
-fn events(log: &str) -> std::collections::HashMap<Vec<u8>, Value> {
-    let parsed = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    parsed
-        .filter_map(|event| {
-            let bytes = event["beforeHead"].as_array()?;
-            let bytes: Option<Vec<u8>> = bytes
-                .iter()
-                .map(|byte| byte.as_u64().and_then(|byte| u8::try_from(byte).ok()))
-                .collect();
-            Some((bytes?, event))
-        })
-        .collect()
 }
 
 /// Prefixes of the large set.
