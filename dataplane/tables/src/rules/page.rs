@@ -17,12 +17,14 @@ use crate::RuleId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Node(pub u64);
 
+/// The bits that say which it is; a leaf is 0.
+const KIND: u64 = 3;
 const CUT: u64 = 1;
 const PAGE: u64 = 2;
 
 impl Node {
     /// A leaf without rules.
-    pub const EMPTY: Self = Self(3);
+    pub const EMPTY: Self = Self(KIND);
 
     fn leaf(base: usize, count: usize) -> Self {
         Self((base as u64) << 32 | (count as u64) << 2)
@@ -54,12 +56,12 @@ impl Node {
 
     #[inline(always)]
     pub fn is_cut(self) -> bool {
-        self.0 & 3 == CUT
+        self.0 & KIND == CUT
     }
 
     #[inline(always)]
     pub fn is_page(self) -> bool {
-        self.0 & 3 == PAGE
+        self.0 & KIND == PAGE
     }
 
     /// Place of the slots or of the leaf, or number of the page.
@@ -71,7 +73,7 @@ impl Node {
     /// Whether it is a leaf with a rule.
     #[inline(always)]
     pub fn is_full_leaf(self) -> bool {
-        self.0 & 3 == 0
+        self.0 & KIND == 0
     }
 
     /// Boxes in a leaf.
