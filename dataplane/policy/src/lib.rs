@@ -20,7 +20,7 @@
 //! 6. `known`: a packet of a flow. If the policy changed since the flow was judged, it is judged again as its opening packet.
 //! 7. `first`: source that can be, rules or the port's default, redirect or service, TCP that can open, TTL, the service's limits,
 //!    backend, translation.
-//! 8. `send`: the rule's limit, TTL, next hop, MTU, rewrite, mark, mirror.
+//! 8. `send`: TTL, next hop, MTU, the rule's limit, mirror, rewrite, mark.
 //!
 //! Invariants: a packet gets exactly one verdict; one that is not sent on and not answered keeps its bytes (but for 1); one that
 //! is held left neither a flow nor a changed one behind.

@@ -321,7 +321,7 @@ pub(super) fn guarded(lab: &mut Lab, findings: &mut Findings) -> Result<()> {
     let seen = limited.until("requests are lost", WITHIN, |report| report.lost >= 1_000)?;
     findings.check(
         "a limited rule: some are answered, most are not",
-        seen.right > 50 && seen.right < seen.lost,
+        seen.right > 20 && seen.right < seen.lost,
         seen.tally(),
     );
     let free = free.finish()?;
