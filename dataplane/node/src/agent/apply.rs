@@ -1,5 +1,7 @@
 //! Compiling and publishing.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use march_model::{FieldError, Plane};
@@ -8,8 +10,9 @@ use march_tables::{BuildError, Config, Generation};
 
 use super::inbound::micros;
 use super::{Agent, Desired};
-use crate::compile::{self, Compiled, FastPort, Inputs, PeerOffload};
+use crate::compile::{self, AdminStates, Compiled, FastPort, Ids, Inputs, PeerOffload};
 use crate::engine::{Engine, counter_limits};
+use crate::kernel::Mirror;
 use crate::ports::{PortSpec, shape, specs};
 use crate::session::Running;
 
@@ -66,13 +69,7 @@ impl Agent {
             .zip(0..)
             .map(|(spec, index)| documented(spec, index))
             .collect();
-        self.build_for(desired, &ports, Plane::FastPath).map(drop)
-    }
-
-    /// The generation that `desired` would make now, published to nobody.
-    pub(super) fn try_build(&self, desired: &Desired) -> Result<Generation, Vec<FieldError>> {
-        let (ports, plane) = self.driven();
-        self.build_for(desired, ports, plane)
+        self.basis(Plane::FastPath).build(desired, &ports).map(drop)
     }
 
     /// What is driven now, and who decides about its traffic.
@@ -84,33 +81,17 @@ impl Agent {
         }
     }
 
-    fn build_for(
-        &self,
-        desired: &Desired,
-        ports: &[FastPort],
-        plane: Plane,
-    ) -> Result<Generation, Vec<FieldError>> {
-        let mut ids = self.ids.clone();
-        let compiled = {
-            let kernel = self.kernel.mirror.read();
-            let inputs = Inputs {
-                revision: desired.revision,
-                state: &desired.state,
-                sets: &desired.sets,
-                ports,
-                kernel: &kernel,
-                unhealthy: &self.unhealthy,
-                admin: &self.admin,
-                node: &self.options.node,
-                plane,
-                now: SystemTime::now().into(),
-            };
-            compile::compile(&inputs, &mut ids)?
-        };
-        check_limits(&compiled.config)?;
-        let current = self.publisher.current();
-        march_tables::build(&compiled.config, Some(&current))
-            .map_err(|error| vec![field_error(&error)])
+    /// What a generation that is published to nobody is made from.
+    pub(super) fn basis(&self, plane: Plane) -> Basis {
+        Basis {
+            current: self.publisher.current(),
+            ids: self.ids.clone(),
+            mirror: self.kernel.mirror.clone(),
+            unhealthy: self.unhealthy.clone(),
+            admin: self.admin.clone(),
+            node: self.options.node.clone(),
+            plane,
+        }
     }
 
     /// NAT changes are a generation, not another engine.
@@ -224,7 +205,7 @@ impl Agent {
     pub(super) async fn adopt(&mut self, compiled: Compiled) {
         let owned = match &self.engine {
             Engine::Fast(_) => compiled.owned.clone(),
-            _ => std::collections::BTreeSet::new(),
+            _ => BTreeSet::new(),
         };
         let trouble = self
             .takeover
@@ -279,6 +260,47 @@ impl Agent {
             );
         }
         self.note_trouble("steering", trouble);
+    }
+}
+
+/// What a compilation needs of the agent besides documents and ports.
+#[derive(Clone, Debug)]
+pub(super) struct Basis {
+    /// What runs.
+    pub current: Arc<Generation>,
+    ids: Ids,
+    mirror: Mirror,
+    unhealthy: BTreeSet<u16>,
+    admin: AdminStates,
+    node: String,
+    plane: Plane,
+}
+
+impl Basis {
+    /// The generation that `desired` would make now.
+    pub(super) fn build(
+        mut self,
+        desired: &Desired,
+        ports: &[FastPort],
+    ) -> Result<Generation, Vec<FieldError>> {
+        // A copy: who follows the kernel must not wait until this is compiled.
+        let kernel = self.mirror.read().clone();
+        let inputs = Inputs {
+            revision: desired.revision,
+            state: &desired.state,
+            sets: &desired.sets,
+            ports,
+            kernel: &kernel,
+            unhealthy: &self.unhealthy,
+            admin: &self.admin,
+            node: &self.node,
+            plane: self.plane,
+            now: SystemTime::now().into(),
+        };
+        let compiled = compile::compile(&inputs, &mut self.ids)?;
+        check_limits(&compiled.config)?;
+        march_tables::build(&compiled.config, Some(&self.current))
+            .map_err(|error| vec![field_error(&error)])
     }
 }
 

@@ -6,6 +6,7 @@
 mod apply;
 mod fetch;
 mod inbound;
+mod judge;
 mod place;
 mod queries;
 
@@ -37,6 +38,7 @@ use crate::takeover::{Takeover, TakeoverError};
 use crate::telemetry;
 use crate::trace::Tracer;
 use fetch::OpenPush;
+use judge::Judge;
 
 /// How often lcores are asked for next hops that they miss.
 const REQUESTS_EVERY: Duration = Duration::from_millis(5);
@@ -129,6 +131,7 @@ pub struct Agent {
     tracer: Tracer,
     hits: HitLog,
     floods: FloodWatch,
+    judge: Judge,
 }
 
 impl Agent {
@@ -181,6 +184,7 @@ impl Agent {
             tracer: Tracer::default(),
             hits: HitLog::default(),
             floods: FloodWatch::default(),
+            judge: Judge::default(),
             kernel,
             takeover,
             options,
@@ -369,6 +373,7 @@ impl Agent {
         self.hits.sample(&self.traffic, &self.publisher.current());
         self.floods.look(&self.traffic);
         self.tracer.care();
+        self.judge.care();
         let targets = self.prober.table();
         let telemetry = self.telemetry(&targets);
         let snapshot = Snapshot {

@@ -30,10 +30,10 @@ const GOOD_ONES: usize = 3;
 /// A difference of more than this share of a set is no difference: making it anew is quicker.
 const LARGE_SHARE: usize = 8;
 
-/// Chunks and what was made of them.
-#[derive(Debug)]
+/// Chunks and what was made of them. A clone knows the same files.
+#[derive(Clone, Debug)]
 pub struct Contents {
-    files: ChunkFiles,
+    files: Arc<ChunkFiles>,
     /// Chunks that are not on disk yet.
     fresh: BTreeMap<ContentHash, Vec<u8>>,
     /// What the sets hold, by name, as they were made last.
@@ -50,7 +50,7 @@ impl Contents {
     #[must_use]
     pub fn open(state_dir: &Path) -> Self {
         Self {
-            files: ChunkFiles::open(state_dir.join(DIRECTORY)),
+            files: Arc::new(ChunkFiles::open(state_dir.join(DIRECTORY))),
             fresh: BTreeMap::new(),
             made: BTreeMap::new(),
             good: VecDeque::new(),
