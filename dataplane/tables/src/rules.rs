@@ -124,6 +124,7 @@ impl Rules {
         source: &RuleList,
         sets: &Arc<[AddressSet]>,
     ) -> Result<Arc<Self>, BuildError> {
+        check_count(source)?;
         let changed = difference(&previous.source, source);
         if changed.is_empty() && previous.uses_the_same(sets) {
             return Ok(Arc::clone(previous));
@@ -503,13 +504,19 @@ impl Treatments {
 }
 
 fn check(source: &RuleList) -> Result<(), BuildError> {
+    check_count(source)?;
+    source.iter().try_for_each(|rule| check_rule(rule))
+}
+
+/// A verdict has no room for greater ids.
+fn check_count(source: &RuleList) -> Result<(), BuildError> {
     if source.len() > MAX_RULES {
         return Err(BuildError::TooMany {
             what: "rules",
             count: source.len(),
         });
     }
-    source.iter().try_for_each(|rule| check_rule(rule))
+    Ok(())
 }
 
 fn check_rule(rule: &Rule) -> Result<(), BuildError> {

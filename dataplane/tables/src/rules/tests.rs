@@ -882,6 +882,20 @@ fn rules_that_nothing_tells_apart_are_refused_by_name() {
 }
 
 #[test]
+fn one_rule_more_than_there_are_ids_is_refused_by_an_update_too() {
+    let mut list = RuleList::default();
+    let last = RuleId::try_from(MAX_RULES - 1).expect("an id");
+    list.set(last, Arc::new(named("last")));
+    let rules = build(&list, &Arc::from([]));
+    assert_eq!(list.len(), MAX_RULES);
+    list.set(last + 1, Arc::new(named("one more")));
+    let error = Rules::update(&rules, &list, &Arc::from([])).expect_err("refused");
+    let count = MAX_RULES + 1;
+    let what = "rules";
+    assert_eq!(error, BuildError::TooMany { what, count });
+}
+
+#[test]
 fn every_treatment_has_its_number() {
     let list: RuleList = (0..300_u32)
         .map(|number| Rule {
