@@ -313,7 +313,7 @@ impl<F: IpVersion> Side<F> {
             Mode::Nat => (Source::Kept, (tuple.src, tuple.src_port)),
             Mode::FullNat => (
                 Source::PoolOf(egress),
-                next_source::<F>(shared, context, egress, (address, port))?,
+                next_source::<F>(shared, context, egress, tuple.protocol, (address, port))?,
             ),
         };
         Ok(Prospect {
@@ -372,7 +372,7 @@ impl<F: IpVersion> Side<F> {
             SourceNat::Masquerade => {
                 let egress = port_of(context, hop)?;
                 let far = (course.dst, course.dst_port);
-                let chosen = next_source::<F>(shared, context, egress, far)?;
+                let chosen = next_source::<F>(shared, context, egress, key.protocol, far)?;
                 (Source::PoolOf(egress), chosen)
             }
         };

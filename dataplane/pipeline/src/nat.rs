@@ -1,5 +1,6 @@
 //! Source translation: which address and port of a pool a new flow gets.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 
 use march_flow::{FlowState, Key};
@@ -65,8 +66,14 @@ impl Numbered {
 }
 
 /// Whose turn it is, by the far end. A pool's sources are used one after the other, so that each rests as long as it can: a
-/// server that closed a connection remembers it for a minute and may refuse the next one between the same ends.
-pub(crate) struct Turns(Box<[u32]>);
+/// server that closed a connection remembers it for a minute and may refuse the next one between the same ends. Only TCP has
+/// that memory: all else gets any source, which nobody outside can foretell. A forged answer to a question that this box
+/// translated must still guess the port.
+pub(crate) struct Turns {
+    by_far_end: Box<[u32]>,
+    secret: (u64, u64),
+    drawn: u64,
+}
 
 impl Turns {
     /// Each begins somewhere else.
@@ -78,11 +85,18 @@ impl Turns {
                 .wrapping_add(0x1405_7b7e_f767_814f);
             u32::try_from(salt >> 32).unwrap_or_default()
         });
-        Self(starts.collect())
+        Self {
+            by_far_end: starts.collect(),
+            secret: seed,
+            drawn: 0,
+        }
     }
 
     /// The next turn towards this far end.
-    fn next(&mut self, far: IpAddr, port: u16) -> u32 {
+    fn next(&mut self, protocol: u8, far: IpAddr, port: u16) -> u32 {
+        if protocol != ip::TCP {
+            return self.draw();
+        }
         let bits = match far {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => {
@@ -92,10 +106,20 @@ impl Turns {
         };
         let hash = (bits ^ u64::from(port) << 40).wrapping_mul(NAT_STEP) >> 32;
         let place = usize::try_from(hash).unwrap_or_default() % TURNS;
-        self.0.get_mut(place).map_or(0, |turn| {
+        self.by_far_end.get_mut(place).map_or(0, |turn| {
             *turn = turn.wrapping_add(1);
             *turn
         })
+    }
+
+    /// Any number: a keyed hash of how many there were.
+    fn draw(&mut self) -> u32 {
+        self.drawn = self.drawn.wrapping_add(1);
+        let mut hasher = DefaultHasher::new();
+        for word in [self.secret.0, self.secret.1, self.drawn] {
+            hasher.write_u64(word);
+        }
+        u32::try_from(hasher.finish() >> 32).unwrap_or_default()
     }
 }
 
@@ -124,7 +148,9 @@ impl<F: IpVersion> Side<F> {
         let pool = context.generation.port(egress).map(F::nat);
         let pool = pool.ok_or(Verdict::Drop(DropReason::NatExhausted))?;
         let turns = &mut shared.turns;
-        let in_turn = std::iter::from_fn(|| nat_tuple(pool, turns.next(address.into(), far)));
+        let protocol = reverse.protocol;
+        let in_turn =
+            std::iter::from_fn(|| nat_tuple(pool, turns.next(protocol, address.into(), far)));
         let anywhere = nat_tuples(pool, salt.into());
         for (source, near) in in_turn.take(TURN_TRIES).chain(anywhere) {
             let key = Key {
@@ -150,10 +176,11 @@ pub(crate) fn next_source<F: IpVersion>(
     shared: &mut Shared,
     context: &Context<'_>,
     egress: PortId,
+    protocol: u8,
     (far, port): (F::Address, u16),
 ) -> Step<(F::Address, u16)> {
     let pool = context.generation.port(egress).map(F::nat);
-    let turn = shared.turns.next(far.into(), port);
+    let turn = shared.turns.next(protocol, far.into(), port);
     pool.and_then(|pool| nat_tuple(pool, turn))
         .ok_or(Verdict::Drop(DropReason::NatExhausted))
 }
@@ -195,6 +222,27 @@ fn nat_tuples<A: Copy>(pool: &NatPool<A>, salt: u64) -> impl Iterator<Item = (A,
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn connections_take_turns_and_nobody_foretells_the_rest() {
+        let far = IpAddr::from([192, 0, 2, 1]);
+        let draws = |seed, protocol| -> Vec<u32> {
+            let mut turns = Turns::new(seed);
+            (0..64).map(|_| turns.next(protocol, far, 53)).collect()
+        };
+        let steps = |turns: &[u32]| -> HashSet<u32> {
+            let pairs = turns.windows(2);
+            pairs.map(|pair| pair[1].wrapping_sub(pair[0])).collect()
+        };
+        assert_eq!(steps(&draws((1, 2), ip::TCP)), HashSet::from([1]));
+        for protocol in [ip::UDP, ip::ICMP, 50] {
+            let drawn = draws((1, 2), protocol);
+            assert_eq!(steps(&drawn).len(), 63, "no two steps are alike");
+            for other in [(1, 3), (2, 2), (2, 1)] {
+                assert_ne!(steps(&drawn), steps(&draws(other, protocol)));
+            }
+        }
+    }
 
     #[test]
     fn the_walk_over_nat_ports_never_comes_back_early() {
