@@ -86,6 +86,15 @@ pub(crate) async fn explain(
     let mut query = request
         .query
         .ok_or_else(|| Status::invalid_argument("no packet is given"))?;
+    // Each is a whole configuration on its way to a node, which compiles one at a time.
+    let _turn = if request.revision == 0 && request.files.is_empty() {
+        None
+    } else {
+        let turn = tokio::time::timeout(CANDIDATE_DEADLINE, shared.candidates.acquire()).await;
+        Some(
+            turn.map_err(|_| Status::unavailable("others ask about sets of documents; try again"))?,
+        )
+    };
     query.candidate = candidate(shared, request.revision, request.files, request.prune).await?;
     let within = match (request.deadline_ms, &query.candidate) {
         (0, None) => DEFAULT_DEADLINE,

@@ -388,6 +388,12 @@ impl<'a> Session<'a> {
     fn on_tick(&mut self) -> Result<(), Status> {
         let now = Instant::now();
         self.open_queries.retain(|_, open| open.deadline > now);
+        // A question that nobody waits for any more is not worth the node's time, nor the room that it takes here.
+        let open = &self.open_queries;
+        self.queue.retain(|message| match message {
+            daemon_message::Message::Query(query) => open.contains_key(&query.id),
+            _ => true,
+        });
         if self.heard.elapsed() > Duration::from_millis(CLOSE_AFTER_MS) {
             return Err(Status::deadline_exceeded(format!(
                 "nothing heard for {CLOSE_AFTER_MS} ms"

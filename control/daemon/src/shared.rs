@@ -6,7 +6,7 @@ use std::time::Instant;
 use march_model::State;
 use march_proto::v1;
 use march_store::{AdminState, BackendAdmin, Store, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use crate::errors;
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     store: Mutex<Store>,
     desired: watch::Sender<Desired>,
     pub nodes: Nodes,
+    /// Whose turn it is to have packets judged by documents that do not run.
+    pub candidates: Semaphore,
     pub stop: watch::Receiver<bool>,
     pub started_unix_ms: u64,
     pub database: String,
@@ -49,6 +51,7 @@ impl Shared {
             store: Mutex::new(store),
             desired: watch::Sender::new(desired),
             nodes: Nodes::default(),
+            candidates: Semaphore::new(1),
             stop,
             started_unix_ms: since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0)),
         }))

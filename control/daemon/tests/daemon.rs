@@ -536,6 +536,58 @@ async fn questions_are_answered_by_the_node_or_in_time() {
 }
 
 #[tokio::test]
+async fn questions_with_documents_take_turns() {
+    let daemon = Daemon::start().await;
+    let mut node = Node::connect(&daemon.socket(), "n1", (0, &State::default())).await;
+    node.next().await.unwrap();
+    let mut asking = Vec::new();
+    for _ in 0..2 {
+        let mut client = daemon.client().await;
+        let request = v1::ExplainRequest {
+            query: Some(v1::ExplainQuery::default()),
+            deadline_ms: 10_000,
+            files: vec![v1::SourceFile {
+                name: "a.yaml".to_owned(),
+                text: rule("a", 1),
+            }],
+            ..Default::default()
+        };
+        asking.push(tokio::spawn(async move { client.explain(request).await }));
+    }
+    let answer = || v1::query_reply::Reply::Explanation(v1::Explanation::default());
+    let Message::Query(first) = node.next().await.unwrap() else {
+        panic!("a query")
+    };
+    // Others go on meanwhile, and the second question with documents is not among what the node is asked.
+    for _ in 0..20 {
+        let mut client = daemon.client().await;
+        let plain = v1::ExplainRequest {
+            query: Some(v1::ExplainQuery::default()),
+            deadline_ms: 10_000,
+            ..Default::default()
+        };
+        let plain = tokio::spawn(async move { client.explain(plain).await });
+        let Message::Query(between) = node.next().await.unwrap() else {
+            panic!("a query")
+        };
+        let Some(v1::query::Query::Explain(explain)) = &between.query else {
+            panic!("a packet to explain")
+        };
+        assert_eq!(explain.candidate, None, "the second waits for its turn");
+        node.reply(between.id, answer()).await;
+        plain.await.unwrap().unwrap();
+    }
+    node.reply(first.id, answer()).await;
+    let Message::Query(second) = node.next().await.unwrap() else {
+        panic!("a query")
+    };
+    node.reply(second.id, answer()).await;
+    for asked in asking {
+        asked.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn drops_are_watched_as_differences() {
     let daemon = Daemon::start().await;
     let mut client = daemon.client().await;
