@@ -829,10 +829,8 @@ fn lists_that_every_part_of_a_mapping_would_repeat_are_refused() {
     // One part for each service, each with all the sets.
     let sets: String = (0..2_100)
         .map(|number| {
-            let labels = "labels: { collection: all-sets }";
-            format!(
-                "kind: AddressSet\nmetadata: {{ name: x{number}, {labels} }}\nspec: {{ prefixes: [] }}\n---\n"
-            )
+            let set = document("AddressSet", &format!("x{number}"), "{ prefixes: [] }");
+            set.replacen(" }", ", labels: { collection: all-sets } }", 1)
         })
         .collect();
     let wide =
