@@ -1,5 +1,7 @@
 //! Packets out of a capture file (pcap or pcapng).
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use pcap_file::pcap::PcapReader;
@@ -8,25 +10,26 @@ use pcap_file::{DataLink, PcapError};
 
 use crate::exit::{Code, Failure};
 
-/// The frames of a capture file, at most `limit`, in order.
+/// The frames of a capture file, at most `limit`, in order. No more of it is read than that takes.
 pub(crate) fn read(path: &Path, limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
     let refuse = |why: String| Failure::new(Code::Invalid, format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
-    frames(&bytes, limit).map_err(refuse)
+    let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
+    frames(BufReader::new(file), limit).map_err(refuse)
 }
 
-fn frames(bytes: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, String> {
+fn frames(mut file: impl BufRead, limit: usize) -> Result<Vec<Vec<u8>>, String> {
+    let start = file.fill_buf().map_err(|error| error.to_string())?;
     // The first block of a pcapng file has this type.
-    let is_next_generation = bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]);
+    let is_next_generation = start.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]);
     if is_next_generation {
-        next_generation(bytes, limit)
+        next_generation(file, limit)
     } else {
-        classic(bytes, limit)
+        classic(file, limit)
     }
 }
 
-fn classic(bytes: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, String> {
-    let mut reader = PcapReader::new(bytes).map_err(|error| unreadable(&error))?;
+fn classic(file: impl Read, limit: usize) -> Result<Vec<Vec<u8>>, String> {
+    let mut reader = PcapReader::new(file).map_err(|error| unreadable(&error))?;
     only_ethernet(reader.header().datalink)?;
     let mut frames = Vec::new();
     while let (true, Some(packet)) = (frames.len() < limit, reader.next_packet()) {
@@ -36,8 +39,8 @@ fn classic(bytes: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, String> {
     Ok(frames)
 }
 
-fn next_generation(bytes: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, String> {
-    let mut reader = PcapNgReader::new(bytes).map_err(|error| unreadable(&error))?;
+fn next_generation(file: impl Read, limit: usize) -> Result<Vec<Vec<u8>>, String> {
+    let mut reader = PcapNgReader::new(file).map_err(|error| unreadable(&error))?;
     let mut frames = Vec::new();
     while let (true, Some(block)) = (frames.len() < limit, reader.next_block()) {
         match block.map_err(|error| unreadable(&error))? {
@@ -79,9 +82,12 @@ mod tests {
             writer.write_packet(&packet).expect("written");
         }
         let file = writer.into_writer();
-        let read = frames(&file, 3).expect("frames");
+        let read = frames(&file[..], 3).expect("frames");
         assert_eq!(read, [vec![0; 14], vec![1; 14], vec![2; 14]]);
+        // What is behind the packets asked for is not even read.
+        let endless = BufReader::new(file.chain(std::io::repeat(0)));
+        assert_eq!(frames(endless, 5).expect("frames").len(), 5);
         frames(&file[..file.len() - 3], 10).expect_err("the last packet is cut");
-        frames(b"GIF89a", 10).expect_err("no capture");
+        frames(&b"GIF89a"[..], 10).expect_err("no capture");
     }
 }
