@@ -141,6 +141,14 @@ impl Trace {
         self.wanted.store(0, Ordering::Relaxed);
     }
 
+    /// One record less is wanted; none stays none, or a trace that is ended in the middle of a burst would never end.
+    fn count(&self) {
+        let less = |wanted: u32| wanted.checked_sub(1);
+        let _ = self
+            .wanted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Whether the lcore has recorded all that was wanted. Records may still wait.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -234,7 +242,7 @@ impl Tracing {
             record.verdict = *verdict;
             record.before = *head;
             record.after.set(frame.bytes());
-            trace.wanted.fetch_sub(1, Ordering::Relaxed);
+            trace.count();
             // There are as many places as records.
             let _ = trace.filled.push(record);
         }
@@ -242,5 +250,20 @@ impl Tracing {
             // The agent holds the trace until it has read all of it, so nothing is freed here.
             self.running = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_that_is_ended_while_a_record_is_made_stays_ended() {
+        let trace = Trace::new(TraceFilter::default(), 2);
+        trace.count();
+        assert!(!trace.is_over());
+        trace.end();
+        trace.count();
+        assert!(trace.is_over());
     }
 }
