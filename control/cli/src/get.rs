@@ -109,6 +109,10 @@ async fn all_hits(socket: &Path) -> Result<Hits, Failure> {
 /// Rules that matched nothing since the nodes' agents started.
 async fn unused_rules(socket: &Path, output: Output, revision: u64) -> Result<Code, Failure> {
     let hits = all_hits(socket).await?;
+    if !hits.has_nodes {
+        let message = "no node is connected, so nothing is known of what rules matched";
+        return Err(Failure::new(Code::Unavailable, message));
+    }
     let mut view = View::load(socket, Kind::Rule.as_str(), "", revision).await?;
     let used = hits.used();
     view.documents

@@ -17,6 +17,8 @@ pub(crate) struct Hits {
     by_name: BTreeMap<String, Hit>,
     /// Whether every connected node answered: without, a rule that seems unused may not be.
     pub is_whole: bool,
+    /// Whether any node was there to answer.
+    pub has_nodes: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +32,7 @@ impl Hits {
     pub fn new(nodes: Vec<v1::NodeRuleHits>) -> Self {
         let mut all = Self {
             is_whole: true,
+            has_nodes: !nodes.is_empty(),
             ..Self::default()
         };
         for node in nodes {

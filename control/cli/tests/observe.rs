@@ -157,6 +157,8 @@ async fn rules_are_shown_with_their_hits_and_the_unused_alone() {
     let text = format!("{}---\n{}", rule("busy", 1), rule("idle", 2));
     let file = lab.file("rules.yaml", &text);
     lab.expect(0, &["apply", "-f", &file]).await;
+    // Nobody to ask is not "nothing matched".
+    lab.expect(7, &["get", "rules", "--unused"]).await;
     let mut node = lab.node("edge1").await;
     let answers = async |node: &mut Node| {
         for (from, next) in [(0, 7), (7, 0)] {
