@@ -33,11 +33,11 @@ impl Agent {
                 self.tracer.stop(trace);
                 Ok(Reply::TraceEvents(crate::trace::over("it was stopped")))
             }
-            Some(Asked::RuleHits(asked)) => {
+            Some(Asked::RuleHits(asked)) => are_matches_counted(&self.engine).map(|()| {
                 let generation = self.publisher.current();
                 self.hits.sample(&self.traffic, &generation);
-                Ok(Reply::RuleHits(self.hits.page(&generation, asked.from)))
-            }
+                Reply::RuleHits(self.hits.page(&generation, asked.from))
+            }),
             None => Err("this node does not know that question".to_owned()),
         };
         let reply = reply.unwrap_or_else(Reply::Error);
@@ -83,5 +83,35 @@ impl Agent {
             Engine::Fast(engine) => self.tracer.start(asked, engine.lcore(), &engine.ports),
             _ => self.fast("trace").map(|_| 0),
         }
+    }
+}
+
+/// A rule that is not counted is not one that matched nothing.
+fn are_matches_counted(engine: &Engine) -> Result<(), String> {
+    match engine {
+        Engine::Socket(_) => Err(
+            "this node runs at the socket rung, where it is not counted what rules match"
+                .to_owned(),
+        ),
+        Engine::Fast(_) | Engine::Idle => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use march_tables::Generation;
+
+    use super::*;
+    use crate::engine::SocketEngine;
+
+    #[tokio::test]
+    async fn a_node_at_the_socket_rung_calls_no_rule_unused() {
+        let generation = Arc::new(Generation::empty());
+        let sockets = Engine::Socket(SocketEngine::new(Vec::new(), generation));
+        let why = are_matches_counted(&sockets).expect_err("nothing is counted");
+        assert!(why.contains("socket rung"), "{why}");
+        are_matches_counted(&Engine::Idle).expect("no port, no match");
     }
 }
