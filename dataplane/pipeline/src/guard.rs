@@ -9,6 +9,6 @@ mod screen;
 mod sources;
 
 pub(crate) use admission::Admission;
-pub(crate) use punt::{PuntShare, has_right};
+pub(crate) use punt::{Claim, PuntShare, claim_of};
 pub(crate) use screen::{Screened, screen_staged, screen_unrecognised};
 pub(crate) use sources::{Sources, rate_of};

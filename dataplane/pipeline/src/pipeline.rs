@@ -11,7 +11,7 @@ use crate::burst::{Staged, forward};
 use crate::context::{Context, Now, ResolveRequest, Shared};
 use crate::counters::Counters;
 use crate::guard::{
-    Admission, PuntShare, Screened, Sources, has_right, screen_staged, screen_unrecognised,
+    Admission, Claim, PuntShare, Screened, Sources, claim_of, screen_staged, screen_unrecognised,
 };
 use crate::limit::Answers;
 use crate::mirror::{MirrorSink, Mirrors};
@@ -333,21 +333,23 @@ impl Pipeline {
         screened
     }
 
-    /// A frame for the kernel: if it has no right to pass, there may be too much of its kind.
+    /// A frame for the kernel: of strangers' there may be too many.
     fn punt(&mut self, now: Now, packet: &Packet, index: usize) -> Verdict {
         let bit = 1 << index;
-        if has_right(packet) {
+        let claim = claim_of(packet);
+        if claim == Claim::Right {
             self.with_right |= bit;
         }
-        if self.with_right & bit != 0 || self.shared.punts.take(now) {
+        let is_bound = claim == Claim::Stranger && self.with_right & bit == 0;
+        if !is_bound || self.shared.punts.take(now) {
             Verdict::Punt
         } else {
             Verdict::Drop(DropReason::PuntRate)
         }
     }
 
-    /// Whether a punted frame of the last burst may have the part of the ring to the kernel that is kept for links, peers,
-    /// allowed sources and connections that exist.
+    /// Whether a punted frame of the last burst may have the part of the ring to the kernel that is kept for links, their
+    /// neighbours and allowed sources.
     #[inline]
     pub fn has_right_to_pass(&self, index: usize) -> bool {
         self.with_right >> (index % BURST) & 1 == 1

@@ -80,7 +80,7 @@ drop_reasons! {
     RateLimited "rate_limited" "The flow's rule limits its rate; `marchctl explain` names both."
     NewConnectionRate "new_connection_rate" "The service takes no more new connections per second."
     HalfOpenLimit "half_open_limit" "The service has as many unfinished TCP handshakes as it may have."
-    PuntRate "punt_rate" "Too much for the kernel at once: the rest of its share is kept for link protocols, allowed sources and connections that exist."
+    PuntRate "punt_rate" "Too much for the kernel at once from sources that nothing is known of; link protocols, neighbours on the link and allowed sources have a share of their own."
 }
 
 impl core::fmt::Display for DropReason {

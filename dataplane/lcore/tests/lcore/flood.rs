@@ -296,12 +296,23 @@ fn strangers_leave_a_part_of_the_ring_to_the_kernel_for_those_with_a_right() {
     assert_eq!(site.world.punts.len(), 18);
     assert_eq!(dropped(&site, DropReason::PuntFull), 22);
     assert_eq!(dropped(&site, DropReason::Blocked), 40);
+    // Anybody can send what looks like part of a connection.
     for port in 0..8 {
         site.arrive(0, &to_box("10.9.0.1", 1_024 + port, ACK));
     }
     site.turn();
+    assert_eq!(site.world.punts.len(), 18);
+    assert_eq!(dropped(&site, DropReason::PuntFull), 30);
+    for port in 0..8 {
+        let neighbour = PacketBuilder::between("10.9.0.1", "10.0.0.1").ttl(255);
+        site.arrive(
+            0,
+            &world::from_client(neighbour.tcp(1_024 + port, 179, ACK)),
+        );
+    }
+    site.turn();
     assert_eq!(site.world.punts.len(), 24);
-    assert_eq!(dropped(&site, DropReason::PuntFull), 24);
+    assert_eq!(dropped(&site, DropReason::PuntFull), 32);
     site.world.assert_balanced();
 }
 

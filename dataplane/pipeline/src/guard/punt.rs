@@ -1,6 +1,7 @@
-//! What of the kernel's traffic may be how much: links, peers and connections that exist always get through, all else has a
-//! bound. Without it a flood at the box's own address would fill the ring that carries BGP and ssh, and cost the kernel more
-//! than all of forwarding.
+//! What of the kernel's traffic may be how much. Links, their neighbours and allowed sources have a part of the ring to the
+//! kernel that nothing else gets. What looks like part of a connection has no bound but the rest of the ring: anybody can send
+//! that. All else has a bound. Without it a flood at the box's own address would fill the ring that carries BGP and ssh, and cost
+//! the kernel more than all of forwarding.
 
 use march_flow::{Rate, TokenBucket};
 use march_wire::parse::L4;
@@ -34,17 +35,30 @@ impl PuntShare {
     }
 }
 
-/// Whether a packet for the kernel has a right to pass: link protocols, ARP, what a neighbour on the link sent (no router lets a
-/// hop limit of 255 through, RFC 5082), segments that open no connection, answers and errors. Allowed sources have one too; the
-/// guard knows them.
-pub(crate) fn has_right(packet: &Packet) -> bool {
+/// What a packet for the kernel may claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The kept part of the ring: link protocols, ARP, what a neighbour on the link sent (no router lets a hop limit of 255
+    /// through, RFC 5082). Allowed sources have it too; the guard knows them.
+    Right,
+    /// No bound of its own: segments that open no connection, answers and errors. Whether there is such a connection only the
+    /// kernel knows.
+    Agreed,
+    /// The bound that strangers share.
+    Stranger,
+}
+
+/// What this packet may claim by itself.
+pub(crate) fn claim_of(packet: &Packet) -> Claim {
     match packet {
-        Packet::Arp(_) | Packet::Other(_) => true,
-        Packet::Ip(packet) => packet.ttl == u8::MAX || is_of_something(packet),
+        Packet::Arp(_) | Packet::Other(_) => Claim::Right,
+        Packet::Ip(packet) if packet.ttl == u8::MAX => Claim::Right,
+        Packet::Ip(packet) if is_of_something(packet) => Claim::Agreed,
+        Packet::Ip(_) => Claim::Stranger,
     }
 }
 
-/// Whether the packet belongs to something that the box began or agreed to.
+/// Whether the packet looks like part of something that the box began or agreed to.
 fn is_of_something(packet: &IpPacket) -> bool {
     match packet.l4 {
         L4::Tcp { flags, .. } => !tcp::is_opening(flags),
@@ -95,25 +109,25 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_exist_answers_and_neighbours_have_a_right() {
-        let v4 = |l4| has_right(&packet(Family::V4, 63, l4));
-        assert!(v4(segment(tcp::ACK)));
-        assert!(v4(segment(tcp::SYN | tcp::ACK)));
-        assert!(!v4(segment(tcp::SYN)));
+    fn only_the_link_has_a_right_and_strangers_have_a_bound() {
+        let v4 = |l4| claim_of(&packet(Family::V4, 63, l4));
+        assert_eq!(v4(segment(tcp::ACK)), Claim::Agreed);
+        assert_eq!(v4(segment(tcp::SYN | tcp::ACK)), Claim::Agreed);
+        assert_eq!(v4(segment(tcp::SYN)), Claim::Stranger);
         let udp = L4::Udp {
             src_port: 53,
             dst_port: 53,
         };
-        assert!(!v4(udp));
-        assert!(has_right(&packet(Family::V4, 255, udp)), "from the link");
-        assert!(!v4(L4::Other));
+        assert_eq!(v4(udp), Claim::Stranger);
+        assert_eq!(claim_of(&packet(Family::V4, 255, udp)), Claim::Right);
+        assert_eq!(v4(L4::Other), Claim::Stranger);
         let icmp = |family, kind| {
             let l4 = L4::Icmp {
                 kind,
                 code: 0,
                 id: 0,
             };
-            has_right(&packet(family, 63, l4))
+            claim_of(&packet(family, 63, l4)) == Claim::Agreed
         };
         assert!(icmp(Family::V4, 0) && !icmp(Family::V4, 8) && icmp(Family::V4, 3));
         assert!(icmp(Family::V6, 129) && !icmp(Family::V6, 128) && icmp(Family::V6, 2));
