@@ -99,6 +99,7 @@ impl Agent {
     }
 
     pub(super) fn stop_engine(&mut self) {
+        self.tracer.end();
         match std::mem::replace(&mut self.engine, Engine::Idle) {
             Engine::Fast(engine) => engine.stop(),
             // Dropping it closes the listeners; its addresses are in the journal.
