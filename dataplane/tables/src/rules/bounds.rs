@@ -13,6 +13,9 @@ pub(super) const LEAF: usize = 4;
 pub(super) const MOST_IN_LEAF: usize = 1024;
 /// Steps down in a page, and in the page above, at most. Trees that were measured have up to 7 in one tree.
 pub(super) const MOST_STEPS: usize = 12;
+/// Members of all pages of a tree for each of its pieces. Generated sets have up to 1.4; without this bound an adversarial set
+/// of 100 000 rules filled the memory.
+pub(super) const MOST_COPIES: usize = 8;
 /// Lines that the boxes and tables of a page may take for each of its pieces: 1 KB. Without this bound 545 wide rules took
 /// 4 MB; with it no generated set lost speed.
 pub(super) const LINES_PER_PIECE: usize = 32;

@@ -20,6 +20,15 @@ impl Cut {
         1 << self.log2
     }
 
+    /// This cut, then those with fewer and fewer of its bits, the higher ones.
+    pub fn narrower(self) -> impl Iterator<Item = Self> {
+        (0..self.log2).map(move |less| Self {
+            word: self.word,
+            shift: self.shift + less,
+            log2: self.log2 - less,
+        })
+    }
+
     fn mask(self) -> u32 {
         (1 << self.log2) - 1
     }

@@ -325,10 +325,15 @@ impl<'a, const W: usize, const L: usize> Builder<'a, W, L> {
             let Some(cut) = choose(self.pieces, list, region, aim, &mut self.scratch) else {
                 continue;
             };
-            let mut lists = Lists::of(self.pieces, list, cut);
-            lists.cut_short(self.pieces, region, cut);
-            let needed = cut.slots().div_ceil(4) + lists.len() * (4 * L + 1) / 4;
-            return (needed <= budget).then_some((cut, lists));
+            for cut in cut.narrower() {
+                let mut lists = Lists::of(self.pieces, list, cut);
+                lists.cut_short(self.pieces, region, cut);
+                let needed = cut.slots().div_ceil(4) + lists.len() * (4 * L + 1) / 4;
+                if needed <= budget {
+                    return Some((cut, lists));
+                }
+            }
+            return None;
         }
         None
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::bounds::{MOST_STEPS, PAGE};
+use super::bounds::{MOST_COPIES, MOST_STEPS, PAGE};
 use super::cut::{Aim, Scratch, choose};
 use super::page::{Builder, Lists, Node, Page, Refused, node_at};
 use super::space::{Line, Piece, Region};
@@ -86,7 +86,7 @@ impl<const W: usize, const L: usize> Tree<W, L> {
             },
         );
         let all: Vec<u32> = (0..).take(pieces.len()).collect();
-        let root = growing.node(&all, &Region::ALL, 0)?;
+        let root = growing.node(&all, &Region::ALL, 0, MOST_COPIES * pieces.len())?;
         let Growing {
             upper, mut tree, ..
         } = growing;
@@ -315,7 +315,14 @@ struct Growing<'a, const W: usize, const L: usize> {
 }
 
 impl<const W: usize, const L: usize> Growing<'_, W, L> {
-    fn node(&mut self, list: &[u32], region: &Region<W>, depth: usize) -> Result<Node, Refused> {
+    /// The node of a list; all pages below it may have this many members together.
+    fn node(
+        &mut self,
+        list: &[u32],
+        region: &Region<W>,
+        depth: usize,
+        budget: usize,
+    ) -> Result<Node, Refused> {
         if list.is_empty() {
             return Ok(Node::EMPTY);
         }
@@ -324,7 +331,12 @@ impl<const W: usize, const L: usize> Growing<'_, W, L> {
         } else {
             None
         };
-        let Some(cut) = cut else {
+        let affordable = cut.and_then(|cut| {
+            let lists = |cut| (cut, Lists::of(self.pieces, list, cut));
+            let mut all = cut.narrower().map(lists);
+            all.find(|(_, lists)| lists.len() <= budget)
+        });
+        let Some((cut, lists)) = affordable else {
             let page = self.builder.page(list, region)?;
             let source = Source {
                 region: *region,
@@ -337,10 +349,11 @@ impl<const W: usize, const L: usize> Growing<'_, W, L> {
         let base = self.upper.len();
         self.upper
             .resize(base + cut.slots().next_multiple_of(4), Node::EMPTY);
-        let lists = Lists::of(self.pieces, list, cut);
         for slot in 0..cut.slots() {
             if cut.is_possible(region, slot) {
-                let node = self.node(lists.slot(slot), &cut.part(region, slot), depth + 1)?;
+                let below = lists.slot(slot);
+                let share = budget * below.len() / lists.len();
+                let node = self.node(below, &cut.part(region, slot), depth + 1, share)?;
                 self.upper[base + slot] = node;
             }
         }
