@@ -118,6 +118,10 @@ pub(super) struct Aim {
 /// Lists longer than this are judged by a part of them.
 const SAMPLE: usize = 1024;
 
+/// Pieces times slots up to which it is counted which pieces end a slot's list. Longer lists are cut again anyway; with them
+/// an adversarial set of 100 000 rules took minutes.
+const MOST_CLOSING: usize = 1 << 14;
+
 /// A cut has to be worth its step: what the score must gain, as a logarithm.
 const LEAST_GAIN: f64 = 0.15;
 
@@ -187,7 +191,8 @@ fn consider<const W: usize>(
     scratch: &mut Scratch,
     best: &mut Option<(f64, Cut)>,
 ) {
-    let outcome = if scratch.closers.contains(&true) {
+    let is_short = sample.len() * cut.slots() <= MOST_CLOSING;
+    let outcome = if is_short && scratch.closers.contains(&true) {
         judge_closing(pieces, sample, region, cut, scratch)
     } else {
         judge(pieces, sample, region, cut, scratch)
