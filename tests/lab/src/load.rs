@@ -37,6 +37,8 @@ pub struct Report {
     pub connections: BTreeMap<String, u64>,
     /// Connections that ended before the client wanted it.
     pub broken: u64,
+    /// Streams: those of them that the other end reset. Others: 0.
+    pub reset: u64,
     /// Flows that were answered by another backend than before.
     pub moved: u64,
     /// What went wrong last, in words.

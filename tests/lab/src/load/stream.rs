@@ -73,6 +73,7 @@ pub(super) async fn stream(
             if let Some(error) = &end {
                 report.lost += 1;
                 report.broken += 1;
+                report.reset += u64::from(error.contains("reset"));
                 report.last_error.clone_from(error);
             }
         });
