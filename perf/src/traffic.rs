@@ -81,6 +81,7 @@ pub fn sum(bytes: &[u8], start: u32) -> u32 {
 }
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// Writes a whole, valid frame. TCP carries `flags`.
 pub fn write(line: &mut Line, tuple: &Tuple, flags: u8) {
@@ -109,7 +110,11 @@ pub fn write(line: &mut Line, tuple: &Tuple, flags: u8) {
         frame[39] = 26;
         40
     };
-    let transport = !low16(transport_sum(frame));
+    // In UDP zero says that there is none (RFC 768).
+    let transport = match (!low16(transport_sum(frame)), tuple.protocol) {
+        (0, UDP) => 0xffff,
+        (transport, _) => transport,
+    };
     frame[at..at + 2].copy_from_slice(&transport.to_be_bytes());
 }
 
@@ -132,6 +137,23 @@ pub fn is_sound(frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_frame_goes_without_a_checksum() {
+        for source_port in 0..=u16::MAX {
+            let mut line = [0; 64];
+            let tuple = Tuple {
+                source: 0xc633_6407,
+                destination: 0xc000_020a,
+                source_port,
+                destination_port: 80,
+                protocol: 17,
+            };
+            write(&mut line, &tuple, 0);
+            assert_ne!(line[40..42], [0, 0], "port {source_port}");
+            assert_eq!(transport_sum(&line[..FRAME_LEN]), 0xffff);
+        }
+    }
 
     #[test]
     fn written_frames_are_valid() {
